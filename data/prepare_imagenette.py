@@ -1,0 +1,178 @@
+"""Put Imagenette at data/imagenette2-.../{train,val}/<wnid>/*.JPEG, with a label of what it is.
+
+    python prepare_imagenette.py                  # download the full-size images (1.5 GB)
+    python prepare_imagenette.py --size 160px     # or smaller ones (320px: 340 MB, 160px: 99 MB)
+    python prepare_imagenette.py --from PATH      # a folder or tar that is on disk already
+    python prepare_imagenette.py --synthetic      # no network: 300 stand-ins, labelled as such
+
+Imagenette v2 has 9469 training and 3925 validation images of 10 classes. The label (label.txt
+beside train/) goes into every row that is measured on the images.
+"""
+
+import argparse
+import io
+import shutil
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets import Imagenette
+
+HERE = Path(__file__).resolve().parent
+WNIDS = (
+    "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 "
+    "n03888257"
+).split()
+COUNTS = {"train": 9469, "val": 3925}
+FOLDERS = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
+# Width, height and bytes of the stand-ins: those of Imagenette's full-size and 224-pixel JPEGs.
+SYNTHETIC = {"full": (500, 375, 110_000), "224": (224, 224, 10_000)}
+SYNTHETIC_COUNTS = {"train": 24, "val": 6}  # a class
+
+
+class DataError(Exception):
+    """Data that cannot be had or used; the message says why and what to do."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--from", dest="source", type=Path, help="folder or tar with train and val")
+    source.add_argument("--synthetic", action="store_true", help="make stand-ins, no network")
+    parser.add_argument("--size", choices=[*FOLDERS, "224"], default="full",
+        help="which images to download, or (full, 224) which stand-ins to make; default: full")
+    parser.add_argument("--output", type=Path, default=HERE, help="default: the folder data")
+    args = parser.parse_args(arguments)
+    if args.size not in (SYNTHETIC if args.synthetic else FOLDERS):
+        parser.error(f"--size {args.size} exists only {'without' if args.synthetic else 'with'} "
+                     "--synthetic")
+    return args
+
+
+def download(size: str, output: Path) -> Path:
+    """Imagenette from its publisher, through torchvision, which checks the archive's checksum."""
+    try:
+        Imagenette(output, size=size, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"the download failed ({str(error).splitlines()[0]}): use --from PATH with a copy "
+            "that is on disk, or --synthetic for stand-ins"
+        ) from None
+    return output / FOLDERS[size]
+
+
+def take(source: Path, output: Path) -> Path:
+    """A copy of a folder or tar that holds train and val, at its top or one folder down."""
+    if not source.exists():
+        raise DataError(f"{source} does not exist: --from takes a folder or a tar")
+    with tempfile.TemporaryDirectory(dir=output, prefix="imagenette2-unpacking-") as scratch:
+        top = source
+        if source.is_file():
+            top = Path(scratch) / source.name.split(".")[0]
+            try:
+                with tarfile.open(source) as archive:
+                    archive.extractall(top, filter="data")
+            except (tarfile.TarError, OSError, EOFError) as error:
+                raise DataError(f"{source} cannot be unpacked: {error}") from None
+        roots = [path for path in (top, *sorted(top.iterdir())) if (path / "train").is_dir()]
+        if not roots:
+            raise DataError(f"{source} holds no folder train: it should hold train/<wnid>/*.JPEG")
+        name = roots[0].resolve().name
+        target = output / (name if name.startswith("imagenette2") else f"imagenette2-{name}")
+        if not target.exists():
+            ready = Path(scratch) / "ready"
+            shutil.copytree(roots[0], ready)
+            ready.rename(target)
+    return target
+
+
+def photograph(generator: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Noise with the 1/f amplitude spectrum of photographs: to a JPEG decoder it is one."""
+    frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    amplitude = 1 / np.maximum(frequencies, 1 / max(width, height))
+    planes = []
+    for contrast in (50, 15, 15):  # brightness, and two colour differences with less contrast
+        phase = np.exp(2j * np.pi * generator.random(amplitude.shape))
+        plane = np.fft.irfft2(amplitude * phase, s=(height, width))
+        planes.append(128 + contrast * (plane - plane.mean()) / plane.std())
+    pixels = np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels, mode="YCbCr")
+
+
+def jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def synthesise(size: str, output: Path) -> Path:
+    """Stand-ins in Imagenette's layout, as large as its JPEGs in pixels and in bytes."""
+    target = output / f"imagenette2-{size}-synthetic"
+    if target.exists():
+        return target
+    width, height, target_bytes = SYNTHETIC[size]
+    generator = np.random.default_rng(0)
+    sample = photograph(generator, width, height)
+    quality = min(range(5, 96), key=lambda q: abs(len(jpeg(sample, q)) - target_bytes))
+    with tempfile.TemporaryDirectory(dir=output, prefix="imagenette2-making-") as scratch:
+        ready = Path(scratch) / "ready"
+        for split, count in SYNTHETIC_COUNTS.items():
+            for wnid in WNIDS:
+                folder = ready / split / wnid
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    image = photograph(generator, width, height)
+                    (folder / f"synthetic_{number:04d}.JPEG").write_bytes(jpeg(image, quality))
+        ready.rename(target)
+    return target
+
+
+def label_of(folder: Path) -> str:
+    """Check the ten classes and count the images; say exactly what they are, as a label."""
+    counts, sizes = {}, set()
+    for split in COUNTS:
+        classes = sorted(path.name for path in (folder / split).glob("*") if path.is_dir())
+        if classes != WNIDS:
+            raise DataError(f"{folder / split} does not have Imagenette's ten classes: remove it")
+        images = [sorted((folder / split / wnid).glob("*.JPEG")) for wnid in WNIDS]
+        for wnid, found in zip(WNIDS, images, strict=True):
+            if not found:
+                raise DataError(f"{folder / split / wnid} holds no JPEG: remove {folder}")
+            sizes.update(Image.open(path).size for path in found[:6])
+        counts[split] = sum(map(len, images))
+    if folder.name.endswith("-synthetic"):
+        return f"{folder.name} (stand-in, not Imagenette)"
+    kind = "full size"
+    if len({min(size) for size in sizes}) == 1:
+        kind = "resized" if len(sizes) == 1 else f"shortest side {min(sizes.pop())}"
+    total = sum(COUNTS.values())
+    part = "" if counts == COUNTS else f", {sum(counts.values())} of {total} images"
+    return f"{folder.name} ({kind}{part})"
+
+
+def main() -> None:
+    args = parse_arguments()
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        if args.synthetic:
+            folder = synthesise(args.size, args.output)
+        elif args.source:
+            folder = take(args.source, args.output)
+        else:
+            folder = download(args.size, args.output)
+        label = label_of(folder)
+        (folder / "label.txt").write_text(label + "\n")
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+    print(f"{label} is in {folder}")
+
+
+if __name__ == "__main__":
+    main()
