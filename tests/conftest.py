@@ -1,0 +1,46 @@
+"""What the tests share: the scripts loaded by their paths, a small dataset, ways to start runs."""
+
+import csv
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+INJECTED = REPOSITORY / "tests" / "injected.py"
+
+
+def load(path: str):
+    """A script of the repository as a module; importing one does no work."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def launch(ranks: int, *command: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    """Start a script under torchrun as the sweep does (or plainly, for one rank) and wait."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return subprocess.run(
+        [sys.executable, *(torchrun if ranks > 1 else []), *map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """A few hundred stand-in images, made as a user without network would."""
+    output = tmp_path_factory.mktemp("data")
+    script = REPOSITORY / "data" / "prepare_imagenette.py"
+    command = [sys.executable, script, "--synthetic", "--size", "224", "--output", output]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return output / "imagenette2-224-synthetic"

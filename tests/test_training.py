@@ -1,0 +1,146 @@
+"""Is the step right, and is the clock? Real runs of the training scripts, on the CPU."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import INJECTED, REPOSITORY, launch, load, read_rows
+
+SCRIPTS = {"cpu": ("cpu/project_ex_1.py", [])}
+RANK_COUNTS = [1, 2, 3]
+IMAGE_SIZE = 64
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def recorded(request, data, tmp_path_factory) -> tuple[str, dict]:
+    """What 1, 2 and 3 ranks trained on and learned: (ranks, name of the run) -> per rank."""
+    script, options = SCRIPTS[request.param]
+    common = ["--data", data, "--image-size", IMAGE_SIZE, "--steps", 2, "--warmup", 1, *options]
+    runs = {
+        "bs32": ["--batch-size", 32],
+        "bs7": ["--batch-size", 7],
+        "bs7_workers2": ["--batch-size", 7, "--workers", 2],
+    }
+    results = {}
+    for ranks in RANK_COUNTS:
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        arguments = []
+        for name, own in runs.items():
+            arguments += ["--", "--output", folder / f"{name}.csv", *common, *own]
+            arguments += ["--oversubscribe"] if request.param == "cpu" else []
+        done = launch(ranks, INJECTED, REPOSITORY / script, "record", folder, *arguments)
+        assert done.returncode == 0, done.stderr
+        for name in runs:
+            saved = [torch.load(folder / f"{name}_rank{rank}.pt") for rank in range(ranks)]
+            results[ranks, name] = (saved, read_rows(folder / f"{name}.csv"))
+    return script, results
+
+
+def plain_parameters(script, data: Path, batch_size: int) -> dict[str, torch.Tensor]:
+    """The parameters after 3 steps of the simplest loop there is: no ranks, no DDP, no split."""
+    module = load(script)
+    images = module.Images(data, IMAGE_SIZE, 0, "tensor")
+    torch.manual_seed(0)
+    model = module.torchvision.models.densenet121(num_classes=10).eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (module.MEAN, module.STD))
+    for keys in module.rank_batches(0, 1, batch_size, len(images.samples), 3, 0):
+        pixels, labels = zip(*(images[key] for key in keys), strict=True)
+        batch = (torch.stack(pixels) / 255 - mean) / std
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch), torch.tensor(labels)).backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("batch_size", [32, 7])
+def test_parameters_equal_a_plain_loop(recorded, data, batch_size):
+    script, results = recorded
+    expected = plain_parameters(script, data, batch_size)
+    for ranks in RANK_COUNTS:
+        for saved in results[ranks, f"bs{batch_size}"][0]:
+            for name, value in saved["parameters"].items():
+                error = (value.double() - expected[name].double()).abs().max().item()
+                assert error < 1e-5, (ranks, name, error)
+
+
+def test_every_step_takes_the_same_tensors(recorded):
+    _, results = recorded
+
+    def step_tensors(ranks: int, name: str) -> list[list[str]]:
+        parts = [saved["hashes"] for saved in results[ranks, name][0]]
+        return [sum(step, []) for step in zip(*parts, strict=True)]
+
+    for name in ("bs32", "bs7"):
+        one = step_tensors(1, name)
+        assert len(one) == 3 and len({h for step in one for h in step}) > 3
+        for ranks in RANK_COUNTS:
+            assert step_tensors(ranks, name) == one
+    for ranks in RANK_COUNTS:
+        assert step_tensors(ranks, "bs7_workers2") == step_tensors(1, "bs7")
+
+
+def test_rows_are_complete_and_parts_add_up(recorded):
+    script, results = recorded
+    module = load(script)
+    for (ranks, name), (_, rows) in results.items():
+        assert list(rows[0]) == module.COLUMNS
+        assert len(rows) == 3 * ranks
+        assert [int(r["warmup"]) for r in rows[:3]] == [1, 0, 0]
+        batch = 32 if name == "bs32" else 7
+        for step in range(3):
+            own = [int(r["images"]) for r in rows if int(r["step"]) == step]
+            assert own == module.batch_split(batch, ranks) and sum(own) == batch
+        for row in rows:
+            parts = sum(float(row[f"{part}_time"]) for part in module.PARTS)
+            assert parts == pytest.approx(float(row["step_time"]), rel=1e-9)
+            compute = float(row["step_time"]) - float(row["loading_time"])
+            assert compute == pytest.approx(float(row["compute_time"]), rel=1e-9)
+
+
+SLEPT = {  # where the sleep must come back, on rank 0 and on rank 1
+    "loading_all": ("loading", "loading"),
+    "loading_rank0": ("loading", "communication"),
+    "loading_rank1": ("communication", "loading"),
+    "forward": ("forward", "forward"),
+    "backward": ("backward", "backward"),
+    "last_bucket": ("communication", "communication"),
+    "optimizer": ("optimizer", "optimizer"),
+    "between": ("loading", "loading"),
+}
+
+
+@pytest.mark.parametrize("kind", SCRIPTS)
+def test_clocks_find_what_was_put_in(kind, data, tmp_path):
+    script, options = SCRIPTS[kind]
+    injected = load("tests/injected.py")
+    places, repeats = injected.PLACES, 10
+    output = tmp_path / "times_run1.csv"
+    done = launch(
+        2, INJECTED, REPOSITORY / script, "sleep", tmp_path, "--", "--data", data, "--output",
+        output, "--image-size", IMAGE_SIZE, "--batch-size", 4, "--oversubscribe", *options,
+        "--warmup", len(places), "--steps", len(places) * repeats,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in read_rows(output) if row["warmup"] == "0"]
+
+    def median(rank: int, place: str, part: str) -> float:
+        return statistics.median(
+            float(row[f"{part}_time"])
+            for row in rows
+            if int(row["rank"]) == rank and places[int(row["step"]) % len(places)] == place
+        )
+
+    wrong = []
+    for place, parts in SLEPT.items():
+        for rank, part in enumerate(parts):
+            found = median(rank, place, part) - median(rank, "nowhere", part)
+            print(f"{place:14s} rank {rank}: {found:.4f} s of {injected.SLEEP} s in {part}")
+            if abs(found - injected.SLEEP) > max(0.03 * injected.SLEEP, 0.005):
+                wrong.append((place, rank, part, found))
+    assert not wrong
+    for step in {row["step"] for row in rows}:
+        own = [row for row in rows if row["step"] == step]
+        data_there = max(float(r["started_at"]) + float(r["loading_time"]) for r in own)
+        assert min(float(r["started_at"]) + float(r["step_time"]) for r in own) > data_there
