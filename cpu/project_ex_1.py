@@ -396,7 +396,6 @@ def describe(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def join_ranks() -> None:
     """Connect the ranks over gloo; a single rank needs no network for that."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        die_with_parent()
         dist.init_process_group("gloo")
     else:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -480,6 +479,8 @@ def make_rows(args: argparse.Namespace, images: Images, times: list[dict], memor
 
 def measure(args: argparse.Namespace) -> None:
     """The run: prepare, train, write the rows."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent()
     batch_split(args.batch_size, RANKS)
     take_cores(args)
     images = Images(args.data, args.image_size, args.seed, args.loader)
