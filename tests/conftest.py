@@ -17,6 +17,7 @@ def load(path: str):
     """A script of the repository as a module; importing one does no work."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # errors from loader processes are found there
     spec.loader.exec_module(module)
     return module
 

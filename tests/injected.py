@@ -4,7 +4,8 @@
 
 Runs the script's main() once for each list of arguments. KIND `record` sets batch-norm to eval
 mode and saves to FOLDER what each rank trained on and what came out; KIND `sleep` makes each step
-sleep somewhere, in turn through PLACES, so that a test knows what the clocks must say.
+sleep somewhere, in turn through PLACES, so that a test knows what the clocks must say; KIND
+`out_of_memory` makes the last rank run out of memory in step 1.
 """
 
 import hashlib
@@ -107,10 +108,24 @@ def sleep(script, _: Path) -> None:
     script.train_step = train_step
 
 
+def out_of_memory(script, _: Path) -> None:
+    """The last rank runs out of memory in step 1, unless it runs it in micro-batches."""
+    plain_train = script.train_step
+
+    def train_step(**arguments):
+        steps_done = sum(part == "optimizer" for part, _ in arguments["timeline"].points)
+        last = script.RANK == script.RANKS - 1
+        if last and steps_done == 1 and arguments["micro_batches"] == 1:
+            raise torch.OutOfMemoryError("out of memory, put in by a test")
+        return plain_train(**arguments)
+
+    script.train_step = train_step
+
+
 def main() -> None:
     script_path, kind, folder = sys.argv[1:4]
     script = load(script_path)
-    {"record": record, "sleep": sleep}[kind](script, Path(folder))
+    {"record": record, "sleep": sleep, "out_of_memory": out_of_memory}[kind](script, Path(folder))
     runs = [
         list(group) for is_mark, group in itertools.groupby(sys.argv[4:], lambda word: word == "--")
         if not is_mark

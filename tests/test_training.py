@@ -7,7 +7,10 @@ import pytest
 import torch
 from conftest import INJECTED, REPOSITORY, launch, load, read_rows
 
-SCRIPTS = {"cpu": ("cpu/project_ex_1.py", [])}
+SCRIPTS = {
+    "cpu": ("cpu/project_ex_1.py", ["--oversubscribe"]),
+    "gpu": ("gpu/project_ex_2.py", ["--device", "cpu", "--backend", "gloo", "--workers", 0]),
+}
 RANK_COUNTS = [1, 2, 3]
 IMAGE_SIZE = 64
 
@@ -22,13 +25,14 @@ def recorded(request, data, tmp_path_factory) -> tuple[str, dict]:
         "bs7": ["--batch-size", 7],
         "bs7_workers2": ["--batch-size", 7, "--workers", 2],
     }
+    if request.param == "gpu":
+        runs["bs7_micro"] = ["--batch-size", 7, "--micro-batches", 2]
     results = {}
     for ranks in RANK_COUNTS:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
         arguments = []
         for name, own in runs.items():
             arguments += ["--", "--output", folder / f"{name}.csv", *common, *own]
-            arguments += ["--oversubscribe"] if request.param == "cpu" else []
         done = launch(ranks, INJECTED, REPOSITORY / script, "record", folder, *arguments)
         assert done.returncode == 0, done.stderr
         for name in runs:
@@ -58,11 +62,13 @@ def plain_parameters(script, data: Path, batch_size: int) -> dict[str, torch.Ten
 def test_parameters_equal_a_plain_loop(recorded, data, batch_size):
     script, results = recorded
     expected = plain_parameters(script, data, batch_size)
-    for ranks in RANK_COUNTS:
-        for saved in results[ranks, f"bs{batch_size}"][0]:
+    for (ranks, run), (saved_by_rank, _) in results.items():
+        if run.split("_")[0] != f"bs{batch_size}":
+            continue
+        for saved in saved_by_rank:
             for name, value in saved["parameters"].items():
                 error = (value.double() - expected[name].double()).abs().max().item()
-                assert error < 1e-5, (ranks, name, error)
+                assert error < 1e-5, (ranks, run, name, error)
 
 
 def test_every_step_takes_the_same_tensors(recorded):
@@ -111,15 +117,14 @@ SLEPT = {  # where the sleep must come back, on rank 0 and on rank 1
 }
 
 
-@pytest.mark.parametrize("kind", SCRIPTS)
-def test_clocks_find_what_was_put_in(kind, data, tmp_path):
-    script, options = SCRIPTS[kind]
+def test_clocks_find_what_was_put_in(data, tmp_path):
+    script, options = SCRIPTS["cpu"]
     injected = load("tests/injected.py")
     places, repeats = injected.PLACES, 10
     output = tmp_path / "times_run1.csv"
     done = launch(
         2, INJECTED, REPOSITORY / script, "sleep", tmp_path, "--", "--data", data, "--output",
-        output, "--image-size", IMAGE_SIZE, "--batch-size", 4, "--oversubscribe", *options,
+        output, "--image-size", IMAGE_SIZE, "--batch-size", 4, *options,
         "--warmup", len(places), "--steps", len(places) * repeats,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

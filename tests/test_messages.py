@@ -1,0 +1,101 @@
+"""Each mistake that a user can make gets one line that names the thing and the way out."""
+
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import load, read_rows
+
+SCRIPTS = {
+    "cpu": ("cpu/project_ex_1.py", []),
+    "gpu": ("gpu/project_ex_2.py", ["--device", "cpu", "--backend", "gloo", "--workers", "0"]),
+}
+SMALL = ["--batch-size", "2", "--image-size", "32", "--steps", "1", "--warmup", "0"]
+
+
+@pytest.fixture(params=SCRIPTS)
+def run(request, monkeypatch, capfd, data, tmp_path):
+    """Runs main() of a training script; gives its exit status and what it printed as errors."""
+    path, options = SCRIPTS[request.param]
+
+    def run_script(*arguments, ranks=1):
+        script = load(path)
+        monkeypatch.setattr(script, "RANKS", ranks)
+        given = ["--data", data, "--output", tmp_path / "out.csv", *SMALL, *options, *arguments]
+        monkeypatch.setattr(sys, "argv", [path, *map(str, given)])
+        try:
+            script.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        if script.dist.is_initialized():
+            script.dist.destroy_process_group()
+        return status, capfd.readouterr().err
+
+    # The script pins its process and sets its threads: give the tests' process back as it was.
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    yield run_script
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(threads)
+
+
+def one_line(result, *words):
+    status, err = result
+    lines = [line for line in err.splitlines() if "Warning" not in line and "warn" not in line]
+    assert status in (1, 2) and len(lines) == 1 and lines[0].startswith("error: "), (status, err)
+    for word in words:
+        assert word in lines[0], (word, lines[0])
+
+
+def test_batch_smaller_than_the_ranks(run):
+    one_line(run("--batch-size", 2, ranks=3), "batch of 2", "3 ranks", "--batch-size 3")
+
+
+def test_no_data(run, tmp_path):
+    one_line(run("--data", tmp_path / "nowhere"), "nowhere", "prepare_imagenette.py")
+
+
+def test_empty_class(run, data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    for image in (copy / "train" / "n03000684").iterdir():
+        image.unlink()
+    one_line(run("--data", copy), "n03000684", "prepare_imagenette.py")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("loader", ["tensor", "pil"])
+def test_undecodable_image(run, data, tmp_path, loader, workers):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    for image in (copy / "train").rglob("*.JPEG"):
+        image.write_bytes(image.read_bytes()[:200])
+    given = ["--data", copy, "--loader", loader, "--workers", workers]
+    one_line(run(*given), "cannot decode", ".JPEG", "replace or remove it")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--stepps", "3"], ["--stepps", "--help"]),
+    (["--batch-size", "0"], ["--batch-size", "'0' is not a whole number from 1 on"]),
+    (["--precision", "fp8"], ["--precision", "fp8"]),
+])  # fmt: skip
+def test_unknown_options_and_values(run, arguments, words):
+    one_line(run(*arguments), *words)
+
+
+def test_unwritable_results(run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    one_line(run("--output", tmp_path / "file" / "out.csv"), str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("run", ["cpu"], indirect=True)
+def test_more_threads_than_cores(run):
+    one_line(run("--threads", 10_000), "10000 physical cores", "--oversubscribe")
+
+
+def test_a_good_run_after_all_that(run, tmp_path):
+    status, err = run()
+    assert status == 0, err
+    assert len(read_rows(tmp_path / "out.csv")) == 1

@@ -1,0 +1,228 @@
+"""Do the statistics tell the truth? On hand-made CSV files and simulated studies."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, load
+
+PLOTS = {"cpu": "cpu/plot_cpu_results.py", "gpu": "gpu/gpu_plots_ex_2.py"}
+FIGURES = ["time_components_bar", "throughput_line", "efficiency_line", "cold_vs_steady"]
+
+
+@pytest.fixture(scope="module", params=PLOTS)
+def plots(request):
+    return load(PLOTS[request.param])
+
+
+def write_run(folder, devices, run, step_time, mode="ddp", late=0.0, steps=2, **settings):
+    """One run as the training script writes it: rank 0's loading is `late` longer, others wait."""
+    columns = load("cpu/project_ex_1.py").COLUMNS
+    batch = settings.get("batch_size", 32)
+    rows = []
+    for rank in range(devices):
+        for step in range(1 + steps):
+            time = step_time * (3 if step == 0 else 1)
+            waits = late if rank else 0.0
+            row = dict.fromkeys(columns, "") | {
+                "run_id": run, "num_devices": devices, "batch_size": batch, "rank": rank,
+                "step": step, "warmup": int(step == 0),
+                "images": batch // devices + (rank < batch % devices), "mode": mode,
+                "scaling": "strong", "threads": 1, "precision": "fp32", "channels_last": 0,
+                "loader": "tensor", "workers": 0, "micro_batches": 1, "node": 0,
+                "dataset": "made by hand", "loading_time": 0.1 * time + late - waits,
+                "forward_time": 0.4 * time, "backward_time": 0.3 * time,
+                "communication_time": 0.1 * time + waits, "optimizer_time": 0.1 * time,
+                "step_time": time + late, "compute_time": 0.9 * time + waits, "started_at": 0.0,
+            }  # fmt: skip
+            rows.append(row | settings)
+    path = folder / f"{mode}_{devices}_{len(settings)}_{batch}" / f"times_run{run}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    return path
+
+
+def run_plots(script, *arguments):
+    command = [sys.executable, REPOSITORY / script, *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+
+
+def tables(plots, folder):
+    rows, _, problems = plots.read_results(folder)
+    runs = plots.run_table(rows)
+    return plots.configuration_table(runs), problems
+
+
+def test_known_medians_and_parts(plots, tmp_path):
+    known = {1: [4.0, 4.1, 3.9, 4.2, 4.0, 9.0], 2: [2.0, 2.1, 2.2, 1.9, 1.8, 2.0]}
+    for devices, times in known.items():
+        for run, time in enumerate(times, start=1):
+            write_run(tmp_path, devices, run, time, late=0.5)
+    table, problems = tables(plots, tmp_path)
+    assert not problems
+    one, two = (row for _, row in table.iterrows())
+    assert one["step_time"] == pytest.approx(4.05 + 0.5) and two["step_time"] == pytest.approx(2.5)
+    assert two["rate"] == pytest.approx(32 / 2.5)
+    assert two["interval"] == "95 %"
+    assert (one["step_time_low"], one["step_time_high"]) == pytest.approx((4.4, 9.5))
+    assert two["speedup"] == pytest.approx(two["rate"] / one["rate"])
+    assert two["efficiency"] == pytest.approx(two["speedup"] / 2)
+    assert two["cold_step_time"] == pytest.approx(6.5)
+    # Rank 1 waited 0.5 s for rank 0 in each step: waiting is the mean over ranks, transfer is not.
+    assert two["waiting"] == pytest.approx(0.25)
+    assert two["transfer"] == pytest.approx(0.1 * (two["step_time"] - 0.5), rel=0.03)
+    parts = sum(two[part] for part in plots.PARTS)
+    assert parts == pytest.approx(two["step_time"], rel=0.03)
+
+
+def test_ranks_that_do_not_talk_share_no_steps(plots, tmp_path):
+    path = write_run(tmp_path, 2, 1, 1.0, mode="no_communication")
+    rows = pd.read_csv(path)
+    slow = ((rows["rank"] + rows["step"]) % 2 == 0) & (rows["warmup"] == 0)
+    rows.loc[slow, "step_time"] = 2.0  # each rank is slow in one of the two steps
+    rows.to_csv(path, index=False)
+    table, _ = tables(plots, tmp_path)
+    assert table["rate"].iloc[0] == pytest.approx(2 * 32 / 3.0)
+
+
+def test_below_six_runs_it_is_a_range(plots, tmp_path):
+    for run in range(1, 6):
+        write_run(tmp_path, 1, run, float(run))
+    table, _ = tables(plots, tmp_path)
+    assert table["interval"].tolist() == ["range"]
+    assert (table["step_time_low"].iloc[0], table["step_time_high"].iloc[0]) == (1.0, 5.0)
+
+
+@pytest.mark.parametrize("count, rank", [(6, 1), (8, 1), (9, 2), (10, 2), (12, 3), (20, 6)])
+def test_interval_ranks_are_those_of_the_sign_test(plots, count, rank):
+    low, high = plots.median_interval(np.arange(1, count + 1))[1:]
+    assert (low, high) == (rank, count + 1 - rank)
+
+
+def test_intervals_cover_the_truth_in_simulated_studies(plots):
+    """400 studies of 10 skewed runs: the medians' intervals at least 94 %, speed-ups' 90 %."""
+    generator = np.random.default_rng(1)
+    medians = speedups = 0
+    for _ in range(400):
+        one = 4.0 * generator.lognormal(0, 0.15, 10)
+        two = 2.2 * generator.lognormal(0, 0.15, 10)
+        low, high = plots.median_interval(one)[1:]
+        medians += low <= 4.0 <= high
+        low, high = plots.ratio_interval(one, two)[1:]
+        speedups += low <= 4.0 / 2.2 <= high
+    print(f"coverage: medians {medians / 4:.2f} %, speed-ups {speedups / 4:.2f} %")
+    assert medians >= 0.94 * 400
+    assert speedups >= 0.90 * 400
+
+
+def write_original(folder, devices, device_column):
+    """Ten runs in the original study's six columns, one cold step each."""
+    folder.mkdir(parents=True)
+    truth = []
+    for run in range(1, 11):
+        rows = [
+            {"run_id": run, device_column: devices, "batch_size": 32, "loading_time": 0.1 * run,
+             "compute_time": 2.0 + rank, "rank": rank}
+            for rank in range(devices)
+        ]  # fmt: skip
+        truth += [row["loading_time"] + row["compute_time"] for row in rows]
+        pd.DataFrame(rows).to_csv(folder / f"times_run{run}.csv", index=False)
+    return 32 / np.mean(truth)
+
+
+@pytest.mark.parametrize("device_column", ["num_devices", "num_gpus"])
+def test_original_files_read_both_ways(plots, tmp_path, device_column):
+    published = write_original(tmp_path / "bs32_cores3", 3, device_column)
+    table, problems = tables(plots, tmp_path)
+    assert not problems
+    assert table["rate_original_method"].iloc[0] == pytest.approx(published)
+    # Read soundly: 30 images (10 a rank, 2 dropped) in the time of the slowest rank.
+    assert table["rate"].iloc[0] == pytest.approx(np.median(30 / (4.0 + 0.1 * np.arange(1, 11))))
+
+
+def test_two_settings_never_share_a_point(plots, tmp_path):
+    others = {"precision": "bf16"}, {"loader": "pil", "workers": 2}, {"batch_size": 64}
+    for settings in ({}, *others):
+        for run in range(1, 3):
+            write_run(tmp_path, 1, run, 1.0, **settings)
+    table, problems = tables(plots, tmp_path)
+    assert not problems
+    assert len(table) == 4 and table["series"].nunique() == 4 and set(table["runs"]) == {2}
+
+
+DAMAGE = {
+    "unreadable": lambda path: path.write_bytes(b"\x00\xff\xfe garbage"),
+    "lacks": lambda path: path.write_text("a,b\n1,2\n"),
+    "truncated": lambda path: path.write_text("\n".join(path.read_text().splitlines()[:-2]) + "\n"),
+    "damaged": lambda path: path.write_text(path.read_text().replace("0.9", "-0.9")),
+    "mixed": lambda path: path.write_text(path.read_text().replace("fp32", "bf16", 1)),
+    "repeated": lambda path: path.write_text(path.read_text() + path.read_text().splitlines()[-1]),
+    "the same run": lambda path: path.with_name("times_run8.csv").write_text(path.read_text()),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_bad_files_are_named_and_left_out(plots, tmp_path, what):
+    whole = write_run(tmp_path, 2, 1, 1.0)
+    bad = write_run(tmp_path, 2, 2, 5.0)
+    DAMAGE[what](bad)
+    table, problems = tables(plots, tmp_path)
+    assert len(problems) == 1 and what in problems[0] and str(bad.parent) in problems[0]
+    assert whole.name not in problems[0].split(":")[0]
+    assert table["runs"].iloc[0] == (2 if what == "the same run" else 1)
+
+
+def test_a_file_cut_anywhere_is_never_read_as_whole(plots, tmp_path):
+    path = write_run(tmp_path, 2, 1, 1.0)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(plots.ResultsError):
+            plots.read_run(path)
+
+
+def test_figures_and_messages(tmp_path):
+    script = PLOTS["cpu"]
+    results, output = tmp_path / "results", tmp_path / "plots"
+    results.mkdir()
+    empty = run_plots(script, results, "--output", output)
+    assert empty.returncode == 2 and "make some with ./run_experiments.sh" in empty.stderr
+    assert len(empty.stderr.strip().splitlines()) == 1
+    for run in range(1, 7):
+        write_run(results, 1, run, 4.0 + run / 10)
+    one = run_plots(script, results, "--output", output)
+    assert one.returncode == 0, one.stderr
+    summary = pd.read_csv(output / "summary.csv")
+    assert summary["rate"].tolist() == pytest.approx([32 / 4.35])
+    for name in FIGURES:
+        assert (output / f"{name}.png").stat().st_size > 5000
+        assert (output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    write_run(results, 2, 1, 1.0).write_text("run_id\n")
+    damaged = run_plots(script, results, "--output", output, "--method", "original")
+    assert damaged.returncode == 1 and "left out: " in damaged.stderr
+    assert "original's method" in damaged.stdout
+    numbers = (output / "numbers.tex").read_text()
+    assert r"plots/batch 32/1/ddp/rate\endcsname{7.36}" in numbers
+    assert r"plots/most/num-devices\endcsname{1}" in numbers
+
+
+def test_one_device_count_draws_no_ideal_line(tmp_path):
+    plots = load(PLOTS["cpu"])
+    drawn = []
+    plots.save = lambda figure, path: drawn.append(figure)
+    for run in range(1, 7):
+        write_run(tmp_path, 1, run, 4.0)
+    for expected in (False, True):
+        rows, skipped, _ = plots.read_results(tmp_path)
+        runs = plots.run_table(rows)
+        runs = runs.assign(series=plots.name_series(runs))
+        table = plots.configuration_table(runs)
+        plots.throughput_line(runs, table, skipped, "", tmp_path, False)
+        plots.efficiency_line(table, skipped, "", tmp_path)
+        for figure in drawn[-2:]:
+            labels = [text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
+            assert any("ideal" in label for label in labels) == expected
+        for run in range(1, 7):
+            write_run(tmp_path, 2, run, 2.1)
