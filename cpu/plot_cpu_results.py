@@ -216,7 +216,8 @@ def configuration_table(runs: pd.DataFrame) -> pd.DataFrame:
             for name, value in zip(["", "_low", "_high"], speedup, strict=True):
                 row[f"speedup{name}"], row[f"efficiency{name}"] = value, value * share
         table.append(row)
-    return pd.DataFrame(table).sort_values(["series", "num_devices", "mode"], ignore_index=True)
+    order = ["scaling", "batch_size", "series", "num_devices", "mode"]
+    return pd.DataFrame(table).sort_values(order, ignore_index=True)
 
 
 def save(figure: plt.Figure, path: Path) -> None:
@@ -446,7 +447,7 @@ def main_series(table: pd.DataFrame) -> pd.DataFrame:
 def write_numbers(table, ratios, environment: dict[str, Any], path: Path) -> None:
     r"""LaTeX definitions of all numbers, named by folder, configuration and quantity, such as
     \csname cpu-plots/batch 32/2/ddp/rate\endcsname; fewest and most are the main series' ends."""
-    numbers = {f"machine/{name}": value for name, value in environment.items()}
+    numbers = {f"machine/{name}": str(value) for name, value in environment.items()}
     ends = main_series(table).iloc[[0, -1]] if len(main_series(table)) else table.head(0)
     named = [(f"{row['series']}/{row['num_devices']}/{row['mode']}", row)
              for _, row in table.iterrows()]
@@ -469,6 +470,31 @@ def write_numbers(table, ratios, environment: dict[str, Any], path: Path) -> Non
     path.write_text("\n".join(lines) + "\n")
 
 
+def write_rows(runs: pd.DataFrame, table: pd.DataFrame, output: Path) -> None:
+    """Rows of tables: the configurations, and what loading takes in the data-parallel ones."""
+    def told(median: float, low: float, high: float, digits: int) -> str:
+        return f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    rows, loading = [], []
+    for _, row in table.iterrows():
+        name = f"{row['series']}, {MODES[row['mode']][0]}".translate(TEX)
+        cells = [told(*(row[f"{quantity}{end}"] for end in ("", "_low", "_high")), 2)
+                 if quantity in row and pd.notna(row[quantity]) else "--"
+                 for quantity in ("rate", "step_time", "speedup")]
+        counts = f"{row['num_devices']} & {row['runs']}"
+        rows.append(" & ".join([name, counts, *cells]))
+        if row["mode"] == "ddp":
+            own = runs[(runs[KEY] == row[KEY]).all(axis=1)]
+            milliseconds = told(*median_interval(1000 * own["loading"]), 0)
+            rate = told(row["rate"], row["rate_low"], row["rate_high"], 2)
+            loading.append([row["dataset"], row["loader"], str(row["runs"]), milliseconds, rate])
+    (output / "table_rows.tex").write_text("".join(rf"{line} \\" + "\n" for line in rows))
+    (output / "loading_rows.tex").write_text("".join(
+        rf"{' & '.join(cells).translate(TEX | {ord('&'): '&'})} \\" + "\n" for cells in loading))
+    (output / "loading_rows.md").write_text("".join(
+        f"| {' | '.join(cells)} |\n" for cells in loading))
+
+
 def write_answers(table: pd.DataFrame, ratios: pd.DataFrame, path: Path) -> None:
     """What the figures show, in a few lines of Markdown: README shows the same ones."""
     def told(row: pd.Series, name: str, digits: int = 2) -> str:
@@ -484,8 +510,9 @@ def write_answers(table: pd.DataFrame, ratios: pd.DataFrame, path: Path) -> None
         f"{told(most, 'speedup')}, an efficiency of {told(most, 'efficiency')} a core.",
     ]
     weak = ddp[(ddp["scaling"] == "weak") & (ddp["num_devices"] == cores)]
-    lines += [f"- **Weak scaling** ({row['series']}, {row['runs']} runs): {told(row, 'rate')} "
-              f"img/s on {cores} cores, an efficiency of {told(row, 'efficiency')} a core."
+    lines += [f"- **Weak scaling** ({row['series'].replace(', weak', '')}, {row['runs']} runs): "
+              f"{told(row, 'rate')} img/s on {cores} cores, an efficiency of "
+              f"{told(row, 'efficiency')} a core."
               for _, row in weak.iterrows()]
     own = ratios[ratios["series"] == one["series"]] if len(ratios) else ratios
     names = {"no_communication": f"{cores} ranks that do not talk",
@@ -528,6 +555,7 @@ def main() -> None:
         draw_figures(runs, fair, skipped, title, args.output, original)
     table.to_csv(args.output / "summary.csv", index=False)
     write_numbers(table, ratios, environment, args.output / "numbers.tex")
+    write_rows(runs, table, args.output)
     if ((fair["scaling"] != "weak") & (fair["mode"] == "ddp")).any():
         write_answers(fair, ratios, args.output / "answers.md")
     print_table(table, ratios, original)

@@ -216,8 +216,8 @@ run_one() {
     return
   elif [[ -n $record ]]; then
     line="SKIPPED: $(reason_of "$status" "$current.log")"
-    note_skipped "$RESULTS_DIR/$cell" "$(head -n 1 "$record" | tr -d '\r')" \
-      "$(sed -n 2p "$record" | tr -d '\r')"
+    note_skipped "$RESULTS_DIR/$cell" "$(head -n 1 "$record")" \
+      "$(sed -n 2p "$record")"
     record_run "$cell" "$round" "$wall" "" skipped
   else
     line="FAILED: $(reason_of "$status" "$current.log")"

@@ -2,9 +2,11 @@
 
 import csv
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,15 @@ def data(tmp_path_factory) -> Path:
     command = [sys.executable, script, "--synthetic", "--size", "224", "--output", output]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     return output / "imagenette2-224-synthetic"
+
+
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory) -> Path:
+    """The repository as it was committed: a user's own sweep changes the working tree."""
+    command = ["git", "-C", str(REPOSITORY), "archive", "HEAD"]
+    archive = subprocess.run(command, capture_output=True)
+    if archive.returncode:
+        pytest.skip("not a git checkout")
+    folder = tmp_path_factory.mktemp("committed")
+    tarfile.open(fileobj=io.BytesIO(archive.stdout)).extractall(folder, filter="data")
+    return folder

@@ -95,6 +95,21 @@ def test_more_threads_than_cores(run):
     one_line(run("--threads", 10_000), "10000 physical cores", "--oversubscribe")
 
 
+def test_steps_that_do_not_add_up_to_the_clock(run, monkeypatch):
+    whole_script = load
+
+    def forgetful(path):
+        script = whole_script(path)
+        whole = script.Timeline.step_times
+        monkeypatch.setattr(script.Timeline, "step_times", lambda self: [
+            {**step, "step_time": 0.98 * step["step_time"]} for step in whole(self)
+        ])  # fmt: skip
+        return script
+
+    monkeypatch.setitem(globals(), "load", forgetful)
+    one_line(run(), "the steps add up to", "the clock says")
+
+
 def test_a_good_run_after_all_that(run, tmp_path):
     status, err = run()
     assert status == 0, err
