@@ -1,0 +1,178 @@
+"""The GPU experiment as far as a CPU can test it: memory, out-of-memory, no GPU, the sweep."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import INJECTED, REPOSITORY, launch, load, read_rows
+
+SCRIPT = "gpu/project_ex_2.py"
+GIB = 2**30
+CARD = 10.91  # GiB, the card on which the original study ran out of memory at batch 128
+ON_CPU = ["--device", "cpu", "--backend", "gloo"]
+SMALL = ["--image-size", "64", "--steps", "2", "--warmup", "1", "--workers", "0", *ON_CPU]
+
+
+@pytest.fixture
+def script():
+    return load(SCRIPT)
+
+
+def test_memory_is_known_before_the_run(script):
+    """On the original's card batch 128 does not fit and 64 does; three ways bring 128 under it."""
+    begun = time.monotonic()
+
+    def need(images, precision="fp32", micro_batches=1, checkpoint=False):
+        return script.predict_memory(images, 224, precision, micro_batches, checkpoint).total / GIB
+
+    plain = need(128)
+    assert plain > CARD > need(64)
+    assert 15 < plain < 17  # the saved activations alone are about 15.5 GiB
+    assert need(128, micro_batches=2) < CARD
+    assert need(128, checkpoint=True) < CARD
+    assert need(128, precision="bf16") < CARD
+    assert need(43) < need(64) < need(128)
+    assert time.monotonic() - begun < 30
+
+
+def test_memory_table(script, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--predict-memory", "--gpu-memory", str(CARD)])
+    script.main()
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["64"][-1] == "1" and lines["128"][-1] == "2"
+    assert float(lines["128"][1]) > CARD > float(lines["128"][2])
+
+
+def fails_with(script, monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        script.main()
+    err = capsys.readouterr().err.strip()
+    assert end.value.code in (1, 2) and len(err.splitlines()) == 1 and err.startswith("error: ")
+    return err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu(script, monkeypatch, capsys, data):
+    err = fails_with(script, monkeypatch, capsys, "--data", data)
+    assert "no GPU can be used here" in err and "--device cpu --backend gloo" in err
+
+
+def test_driver_too_old(script, monkeypatch, capsys, data):
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 1).\nMore")
+
+    monkeypatch.setattr(script.torch.cuda, "init", init)
+    assert "driver on your system is too old" in fails_with(
+        script, monkeypatch, capsys, "--data", data
+    )
+
+
+def test_more_ranks_than_gpus(script, monkeypatch, capsys, data):
+    monkeypatch.setattr(script.torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(script.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(script, "LOCAL_RANKS", 2)
+    assert "2 ranks need 2 GPUs, 1 are here" in fails_with(
+        script, monkeypatch, capsys, "--data", data
+    )
+
+
+def test_out_of_memory_on_one_rank_only(data, tmp_path):
+    """Rank 1 runs out in step 1 while rank 0 sits in the all-reduce: a record, and no hang."""
+    output = tmp_path / "times_run1.csv"
+    begun = time.monotonic()
+    done = launch(
+        2, INJECTED, REPOSITORY / SCRIPT, "out_of_memory", tmp_path, "--", "--data", data,
+        "--output", output, "--batch-size", 4, *SMALL,
+    )  # fmt: skip
+    assert done.returncode != 0 and time.monotonic() - begun < 60
+    assert not output.exists()
+    records = [path for path in tmp_path.iterdir() if "skipped" in path.name]
+    assert [path.name for path in records] == ["times_run1.skipped1"]
+    row = read_rows(records[0])[0]
+    assert (row["step"], row["rank"]) == ("out of memory in step 1", "1")
+    assert float(row["needed_gib"]) > 0
+
+
+def sweep(results, data, **settings):
+    environment = {
+        **os.environ, "DEVICE": "cpu", "BACKEND": "gloo", "WORKERS": "0", "IMAGE_SIZE": "64",
+        "STEPS": "2", "WARMUP": "1", "NUM_RUNS": "1", "GPU_COUNTS": "1", "PYTHON": sys.executable,
+        "RESULTS_DIR": str(results), "DATA_DIR": str(data), **settings,
+    }  # fmt: skip
+    command = [REPOSITORY / "gpu" / "run_gpu_experiments.sh"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_sweep_skips_what_does_not_fit_and_goes_on(data, tmp_path):
+    results = tmp_path / "gpu_experiments"
+    done = sweep(results, data, BATCH_SIZES="64 4", MEMORY_LIMIT="0.4", NUM_RUNS="2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SKIPPED: does not fit: needs" in done.stdout
+    skipped = pd.read_csv(results / "bs64_gpus1_workers0_limit0.4" / "skipped.csv")
+    assert skipped["needed_gib"].iloc[0] > 0.4 and "GiB" in skipped["reason"].iloc[0]
+    measured = sorted(path.name for path in results.rglob("times_run*.csv"))
+    assert measured == ["times_run1.csv", "times_run2.csv"]
+    # Tried again only when the limit or the way out changes: in micro-batches it fits.
+    again = sweep(results, data, BATCH_SIZES="64 4", MEMORY_LIMIT="0.4", NUM_RUNS="2")
+    assert again.returncode == 0 and "[1/" not in again.stdout, again.stdout
+    smaller = sweep(results, data, BATCH_SIZES="64", MEMORY_LIMIT="0.4", ON_OOM="accumulate")
+    assert smaller.returncode == 0, smaller.stdout + smaller.stderr
+    rows = read_rows(results / "bs64_gpus1_workers0_limit0.4_accumulate" / "times_run1.csv")
+    assert int(rows[0]["micro_batches"]) > 1
+    assert float(rows[0]["predicted_memory_bytes"]) <= 0.4 * GIB
+
+    script = REPOSITORY / "gpu" / "gpu_plots_ex_2.py"
+    command = [sys.executable, script, results, "--output", tmp_path / "plots"]
+    plots = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert plots.returncode == 0, plots.stderr
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert {"throughput_bs4.png", "optimal_gpus.pdf", "gpu_memory.png", "summary.csv"} <= names
+
+
+def test_sweep_runs_again_in_micro_batches_after_out_of_memory(data, tmp_path):
+    python = tmp_path / "python"  # for runs, not for the description, the script gets the fault
+    python.write_text(
+        f"""#!/usr/bin/env bash
+[[ $2 == --describe ]] && exec {sys.executable} "$@"
+exec {sys.executable} {INJECTED} "$1" out_of_memory {tmp_path} -- "${{@:2}}"
+"""
+    )
+    python.chmod(0o755)
+    results = tmp_path / "gpu_experiments"
+    settings = {"BATCH_SIZES": "4", "PYTHON": str(python)}
+    done = sweep(results, data, ON_OOM="accumulate", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "out of memory; again in 2 micro-batches" in done.stdout
+    rows = read_rows(results / "bs4_gpus1_workers0_accumulate" / "times_run1.csv")
+    assert {row["micro_batches"] for row in rows} == {"2"}
+    done = sweep(results, data, **settings)
+    assert done.returncode == 0 and "SKIPPED" in done.stdout, done.stdout + done.stderr
+    skipped = pd.read_csv(results / "bs4_gpus1_workers0" / "skipped.csv")
+    assert skipped["step"].tolist() == ["out of memory in step 1"]
+
+
+def test_sweep_without_a_gpu_says_so(data, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = sweep(tmp_path / "results", data, DEVICE="cuda", BACKEND="nccl")
+    assert done.returncode == 2 and done.stderr.startswith("error: no GPU can be used here")
+    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "results").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: clocks and memory")
+def test_predicted_memory_on_a_gpu(data, tmp_path):
+    for batch, tolerance in {64: 0.05, 128: 0.05, 16: 0.1, 32: 0.1, 48: 0.1, 96: 0.1}.items():
+        output = tmp_path / f"bs{batch}.csv"
+        done = launch(1, REPOSITORY / SCRIPT, "--data", data, "--output", output, "--steps", 3,
+                      "--batch-size", batch, "--workers", 2)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        row = read_rows(output)[0]
+        measured, predicted = (
+            float(row[f"{name}_memory_bytes"]) for name in ("peak", "predicted")
+        )  # fmt: skip
+        assert abs(predicted / measured - 1) < tolerance, (batch, predicted, measured)
