@@ -1,13 +1,14 @@
 # make cpu      set-up, data, sweep over CPU cores, figures
 # make test     set-up, tests
 # make plots    the figures again, from the results that are there
+# make report   the report (needs LaTeX; says which packages)
 # make lint     ruff and shellcheck
-# make clean    removes figures and caches that can be made again; never a measurement or the data
+# make clean    removes caches and LaTeX's working files; never a measurement, a figure or the data
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: cpu plots test lint clean data
+.PHONY: cpu gpu plots report test lint clean data
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -30,8 +31,24 @@ cpu: data
 	@PYTHON=$(CURDIR)/$(BIN)/python cpu/run_experiments.sh; status=$$?; \
 	  $(BIN)/python cpu/plot_cpu_results.py && exit $$status
 
+gpu: data
+	@PYTHON=$(CURDIR)/$(BIN)/python gpu/run_gpu_experiments.sh; status=$$?; \
+	  $(BIN)/python gpu/gpu_plots_ex_2.py && exit $$status
+
+# Each folder of results cpu_run_X has its figures in cpu_plots_X.
 plots: .venv/ready
-	$(BIN)/python cpu/plot_cpu_results.py
+	set -e; for results in cpu/cpu_run*/; do results=$${results%/}; \
+	  [[ $$results == *_until_* ]] && continue; $(BIN)/python cpu/plot_cpu_results.py $$results \
+	    --method $$([[ $$results == *original* ]] && echo original || echo sound) \
+	    --output cpu/cpu_plots$${results#cpu/cpu_run} >/dev/null; done
+	if [[ -d gpu/gpu_experiments ]]; then $(BIN)/python gpu/gpu_plots_ex_2.py >/dev/null; fi
+
+report: plots
+	@command -v latexmk >/dev/null || { echo 'error: no latexmk; on Debian: apt-get install' \
+	  latexmk texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended >&2; exit 1; }
+	$(BIN)/python report/claims.py
+	cd report && latexmk -pdf -silent -interaction=nonstopmode -halt-on-error report.tex
+	@! grep -E 'Overfull|undefined|multiply defined' report/report.log
 
 test: .venv/ready-tests
 	$(BIN)/python -m pytest -q tests
@@ -42,4 +59,4 @@ lint: .venv/ready-tests
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis $$(find . -name __pycache__ -not -path './.venv/*')
-	rm -f cpu/cpu_plots/*
+	cd report && rm -f *.aux *.bbl *.blg *.fdb_latexmk *.fls *.log *.out

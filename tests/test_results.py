@@ -1,0 +1,102 @@
+"""Do the committed numbers, figures and words belong together? Reads what is committed at HEAD, so
+that it passes after a sweep of the user's own has replaced the files in the working tree."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import load, read_rows
+
+FOLDERS = {  # results -> figures
+    "cpu/cpu_run": "cpu/cpu_plots",
+    "cpu/cpu_run_original_protocol": "cpu/cpu_plots_original_protocol",
+    "cpu/cpu_run_loading": "cpu/cpu_plots_loading",
+    "cpu/cpu_run_loading_full_size_stand_in": "cpu/cpu_plots_loading_full_size_stand_in",
+}
+
+
+@pytest.mark.parametrize("results", FOLDERS)
+def test_rows_are_complete_and_of_this_code(committed, results):
+    folder = committed / results
+    paths = sorted(folder.rglob("times_run*.csv"))
+    assert paths
+    script = load(committed / "cpu" / "project_ex_1.py")
+    for path in paths:
+        rows = read_rows(path)
+        assert list(rows[0]) == script.COLUMNS, path
+        assert path.name == f"times_run{rows[0]['run_id']}.csv"
+    environment = json.loads((folder / "environment.json").read_text())
+    block = (committed / "cpu" / "project_ex_1.py").read_text().split("# ---- shared")[1]
+    measured_by = environment["identity"]["shared_block"]
+    assert measured_by == hashlib.sha256(block.encode()).hexdigest()
+    assert "-dirty" not in environment["recorded"]["commit"]
+    assert {rows[0]["dataset"]} == {environment["identity"]["dataset"]}
+
+
+@pytest.mark.parametrize("results", FOLDERS)
+def test_summary_is_what_the_rows_give(committed, results, tmp_path):
+    command = [sys.executable, committed / "cpu" / "plot_cpu_results.py", committed / results]
+    done = subprocess.run(
+        [*map(str, command), "--output", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    written, kept = (
+        pd.read_csv(folder / "summary.csv") for folder in (tmp_path, committed / FOLDERS[results])
+    )
+    pd.testing.assert_frame_equal(written, kept, rtol=1e-9)
+    answers = "answers.md"
+    assert (tmp_path / answers).read_text() == (committed / FOLDERS[results] / answers).read_text()
+
+
+def test_readme_says_what_the_figures_show(committed):
+    readme = (committed / "README.md").read_text()
+    shown = readme.split("a test compares -->\n")[1].split("<!-- end of answers -->")[0]
+    assert shown == (committed / "cpu" / "cpu_plots" / "answers.md").read_text()
+
+
+def test_readme_shows_the_loading_rows(committed):
+    readme = (committed / "README.md").read_text()
+    table = readme.split("|---|---|---|---|---|\n")[1].split("<!-- end of loading -->")[0]
+    folders = ("cpu_plots_loading", "cpu_plots_loading_full_size_stand_in")
+    rows = [(committed / "cpu" / name / "loading_rows.md").read_text() for name in folders]
+    assert table == "".join(rows)
+
+
+def test_data_parallelism_costs_little(committed):
+    """At least 0.95 of the same ranks without communication: the median ratio within rounds."""
+    plots = load(committed / "cpu" / "plot_cpu_results.py")
+    rows, _, _ = plots.read_results(committed / "cpu" / "cpu_run")
+    runs = plots.run_table(rows)
+    ratios = plots.paired_ratios(runs.assign(series=plots.name_series(runs)))
+    ratios = ratios[ratios["bound"] == "no_communication"]
+    assert len(ratios)
+    for _, row in ratios.iterrows():
+        told = f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        print(f"{row['num_devices']} cores: data parallel / no communication {told}")
+        assert row["ratio"] >= 0.95
+
+
+def test_the_default_sweep_is_fast_and_mostly_inside_steps(committed):
+    runs = pd.read_csv(committed / "cpu" / "cpu_run" / "runs.csv")
+    default = runs[~runs["configuration"].str.contains("weak")]
+    assert len(default) == 50 and set(default["result"]) == {"complete"}
+    assert default["wall_s"].sum() < 45 * 60
+    assert default["steps_s"].sum() > 0.5 * default["wall_s"].sum()
+
+
+def test_main_sweep_is_whole(committed):
+    summary = pd.read_csv(committed / "cpu" / "cpu_plots" / "summary.csv")
+    assert set(summary["runs"]) == {10} and set(summary["interval"]) == {"95 %"}
+    assert {"ddp", "no_communication", "single_process"} <= set(summary["mode"])
+    assert {"strong", "weak"} <= set(summary["scaling"])
+    assert all(summary["dataset"] == "imagenette2-224 (resized)")
+
+
+def test_no_image_and_nothing_large_is_committed(committed):
+    for path in committed.rglob("*"):
+        if path.is_file() and path.parent.name not in ("cpu_plots", "gpu_plots"):
+            assert path.suffix.lower() not in (".jpeg", ".jpg", ".tar", ".tgz"), path
+            assert path.stat().st_size < 2**20, path
