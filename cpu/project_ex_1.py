@@ -31,7 +31,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,10 @@ import torch
 import torch.distributed as dist
 import torchvision
 from PIL import Image
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
+    allreduce_hook,
+    bf16_compress_hook,
+)
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torchvision import transforms
@@ -254,6 +257,7 @@ RANKS = int(os.environ.get("WORLD_SIZE", 1))
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
 LOCAL_RANKS = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 NODE = int(os.environ.get("GROUP_RANK", 0))
+NODES = RANKS // LOCAL_RANKS
 # Settings that a sweep keeps equal within a results folder; the others are in the rows' key.
 IDENTITY_SETTINGS = ["image_size", "seed", "lr"]
 
@@ -305,6 +309,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--workers", type=at_least(0), default=0, help="loader processes a rank, on its own core")
     add("--bucket-cap-mb", type=at_least(1), default=None,
         help="size of DDP's gradient buckets in MB; None: DDP's own, a first one of 1 and then 25")
+    add("--ddp", nargs="+", default=[], metavar="SETTING",
+        choices=["bucket-view", "static-graph", "bf16-gradients"],
+        help="of DDP: gradients are views of the buckets; the graph never changes; gradients "
+        "travel as bf16")
+    add("--timeout", type=at_least(1), default=600,
+        help="seconds that a rank waits for another before the run ends")
+    add("--note", default="", help="k=v for the rows' options, like network=1gbit; changes nothing")
     add("--scaling", choices=["strong", "weak"], default="strong",
         help="which series the run belongs to; goes to the rows and changes nothing")
     add("--no-communication", action="store_true",
@@ -393,12 +404,29 @@ def describe(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     }
 
 
-def join_ranks() -> None:
+def join_ranks(patience: timedelta) -> None:
     """Connect the ranks over gloo; a single rank needs no network for that."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=patience)
     else:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def name_silent(waited: int) -> str:
+    """After a wait in vain: which ranks do not answer; those that do leave word in the store."""
+    patience = min(10, waited)
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, timeout=timedelta(seconds=patience))
+        store.set(f"rank {RANK} waited in vain", "")
+        time.sleep(patience)
+        silent = [r for r in range(RANKS) if not store.check([f"rank {r} waited in vain"])]
+    except RuntimeError:
+        silent = [0]  # torchrun keeps the store on its node
+    ranks = ", ".join(f"rank {rank} on node {rank // LOCAL_RANKS}" for rank in silent)
+    if not ranks:
+        return f"the ranks waited {waited} s for each other (--timeout): too slow?"
+    return f"no word from {ranks} for {waited} s (--timeout): hung, or cut off?"
 
 
 def cpu_device(args: argparse.Namespace) -> Device:
@@ -437,9 +465,11 @@ def build_model(args: argparse.Namespace, device: Device, timeline: Timeline) ->
     # argument has a newer name from torch 2.13 on and works under the old one, with a warning.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
     model = DistributedDataParallel(
-        model, broadcast_buffers=False, bucket_cap_mb=args.bucket_cap_mb
-    )
-    model.register_comm_hook((timeline, allreduce_hook), noting_hook)
+        model, broadcast_buffers=False, bucket_cap_mb=args.bucket_cap_mb,
+        gradient_as_bucket_view="bucket-view" in args.ddp, static_graph="static-graph" in args.ddp,
+    )  # fmt: skip
+    reduce = bf16_compress_hook if "bf16-gradients" in args.ddp else allreduce_hook
+    model.register_comm_hook((timeline, reduce), noting_hook)
     return model
 
 
@@ -450,6 +480,8 @@ def make_rows(args: argparse.Namespace, images: Images, times: list[dict], memor
     options = {name: value for name, value in options.items() if value != defaults[name]}
     options |= {"oversubscribe": 1} if args.oversubscribe else {}
     options |= {"pinned": 0} if args.threads == 0 else {}
+    options |= {"ddp": "+".join(args.ddp)} if args.ddp else {}
+    options |= {"nodes": NODES} if NODES > 1 else {}
     modes = {args.no_communication: "no_communication", args.single_process: "single_process"}
     settings = {
         "run_id": args.run_id,
@@ -469,7 +501,7 @@ def make_rows(args: argparse.Namespace, images: Images, times: list[dict], memor
         "node": NODE,
         "dataset": images.label,
         "peak_memory_bytes": memory,
-        "options": ";".join(f"{name}={value}" for name, value in options.items()),
+        "options": ";".join([*(f"{k}={v}" for k, v in options.items()), *args.note.split()]),
     }
     return [
         {**settings, "step": step, "warmup": int(step < args.warmup), **step_times}
@@ -485,7 +517,7 @@ def measure(args: argparse.Namespace) -> None:
     take_cores(args)
     images = Images(args.data, args.image_size, args.seed, args.loader)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    join_ranks()
+    join_ranks(timedelta(seconds=args.timeout))
     device = cpu_device(args)
     timeline = Timeline(device)
     model = build_model(args, device, timeline)
@@ -532,9 +564,12 @@ def main() -> None:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError as error:
-        if "peer" not in str(error):
+        if "imed out" in str(error):
+            print(f"error: {name_silent(args.timeout)}", file=sys.stderr)
+        elif "peer" in str(error):
+            print(f"error: rank {RANK} lost another rank, see what that one said", file=sys.stderr)
+        else:
             raise
-        print(f"error: rank {RANK} lost another rank, see what that one said", file=sys.stderr)
         sys.exit(1)
 
 

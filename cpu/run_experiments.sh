@@ -18,12 +18,18 @@
 #                                     smallest and largest core count; or all, or none
 #   PRECISION=fp32  CHANNELS_LAST=0  LOADER=tensor  WORKERS=0  BUCKET_CAP_MB=  THREADS=1
 #   IMAGE_SIZE=224  SEED=0  LR=0.001  as project_ex_1.py --help explains them
+#   VARIANTS=                         option lists that take turns, separated by ';', in place of
+#                                     none: VARIANTS='; --channels-last; --bucket-cap-mb 1'
+#   NOTE=                             k=v for the rows' options, like network=1gbit
 #   OVERSUBSCRIBE=0                   1: also run core counts that are not granted; marked
 #   DATA_DIR=                         folder with train/ (default: the first ../data/imagenette2*)
 #   RESULTS_DIR=cpu_run               where bs32_cores4/times_run1.csv and so on go
 #   RUN_TIMEOUT=900                   seconds after which a run is ended and counts as failed
 #   ORDER_SEED=0                      seed of the order of the runs
 #   PYTHON=                           default: the repository's .venv, else python3
+# Over several nodes, start it on each with the same settings (slurm.sh does, under Slurm):
+#   NNODES=1  NODE_RANK=0             nodes, and which one this is; node 0 keeps the results
+#   MASTER_ADDR=  MASTER_PORT=29500   of node 0; each run takes the next port
 
 set -euo pipefail
 
@@ -34,13 +40,15 @@ script="$here/project_ex_1.py"
 : "${WARMUP:=2}" "${SCALING:=strong}" "${BOUNDS:=ends}" "${PRECISION:=fp32}" "${CHANNELS_LAST:=0}"
 : "${LOADER:=tensor}" "${WORKERS:=0}" "${BUCKET_CAP_MB:=}" "${THREADS:=1}" "${IMAGE_SIZE:=224}"
 : "${SEED:=0}" "${LR:=0.001}" "${OVERSUBSCRIBE:=0}" "${DATA_DIR:=}" "${RESULTS_DIR:=$here/cpu_run}"
-: "${RUN_TIMEOUT:=900}" "${ORDER_SEED:=0}" "${PYTHON:=}"
+: "${RUN_TIMEOUT:=900}" "${ORDER_SEED:=0}" "${PYTHON:=}" "${VARIANTS:=}" "${NOTE:=}"
+: "${NNODES:=1}" "${NODE_RANK:=0}" "${MASTER_ADDR:=}" "${MASTER_PORT:=29500}"
 
 # ---- shared: byte for byte the same in cpu/run_experiments.sh and gpu/run_gpu_experiments.sh
 child=""            # the run in progress
 current=""          # its file, without the ending
 failures=()
 steps_total=0
+launched=0          # runs so far: each has a port of its own, so that no late rank joins the next
 declare -A spent=() runs_of=()  # seconds and runs of each configuration in this sweep
 
 die() {
@@ -63,6 +71,9 @@ check_common() {
       die "$name='${!name}' is not a list of whole numbers from 1 on, like '1 2 4'"
   done
   [[ $SCALING == strong || $SCALING == weak ]] || die "SCALING='$SCALING' is not strong or weak"
+  [[ $NNODES =~ ^[1-9][0-9]*$ && $NODE_RANK =~ ^[0-9]+$ && $NODE_RANK -lt $NNODES ]] ||
+    die "NODE_RANK='$NODE_RANK' is not a number from 0 to below NNODES='$NNODES'"
+  ((NNODES == 1)) || [[ -n $MASTER_ADDR ]] || die "NNODES=$NNODES needs MASTER_ADDR, that of node 0"
   [[ -n $PYTHON ]] || PYTHON="$here/../.venv/bin/python"
   command -v "$PYTHON" >/dev/null || PYTHON=python3
 }
@@ -90,9 +101,15 @@ identity() {
   sed -n '/^  "identity": {$/,/^  },$/p'
 }
 
-# Take the results folder for this sweep alone; a folder of another identity is moved aside.
+# Take the results folder for this sweep alone; a folder of another identity is moved aside. Node 0
+# keeps the results; another node has a folder for its logs until it ends.
 open_results() {
-  local file="$RESULTS_DIR/environment.json" aside
+  local file aside
+  if ((NODE_RANK > 0)); then
+    RESULTS_DIR="$(mktemp -d)"
+    trap 'rm -rf "$RESULTS_DIR"' EXIT
+  fi
+  file="$RESULTS_DIR/environment.json"
   mkdir -p "$RESULTS_DIR" 2>/dev/null || die "cannot create the results folder $RESULTS_DIR"
   exec 9<"$RESULTS_DIR"
   flock -n 9 || die "another sweep is running in $RESULTS_DIR: wait for it, or set RESULTS_DIR"
@@ -134,15 +151,48 @@ plan_runs() {
   done
 }
 
+# With several nodes, have all of them take the runs that node 0 planned, in its order; they must have
+# the same machine, code and data. torch's own store carries the plan, so no file system is shared.
+share_plan() {
+  local differs="another machine, code or dataset than node 0"
+  ((NNODES > 1)) || return 0
+  runs="$("$PYTHON" - "$MASTER_ADDR" "$MASTER_PORT" "$NNODES" "$NODE_RANK" "$RUN_TIMEOUT" \
+    "$(identity <<<"$environment")" "$runs" <<'EOF'
+import sys
+from datetime import timedelta
+from torch.distributed import TCPStore
+address, port, nodes, node, limit, identity, runs = sys.argv[1:]
+store = TCPStore(address, int(port), int(nodes), node == "0", timedelta(seconds=int(limit)))
+if node == "0":
+    store.set("runs", runs)
+    store.set("identity", identity)
+store.set(f"node {node}", "same" if store.get("identity").decode() == identity else "differs")
+for other in range(int(nodes)) if node == "0" else [int(node)]:
+    if store.get(f"node {other}") != b"same":
+        sys.exit(f"node {other}")
+print(store.get("runs").decode())
+EOF
+)" 2>"$RESULTS_DIR/plan.log" || {
+    runs="$(tail -n 1 "$RESULTS_DIR/plan.log")"
+    [[ $runs != node\ * ]] || die "$runs has $differs"
+    die "the $NNODES nodes did not meet at $MASTER_ADDR:$MASTER_PORT within $RUN_TIMEOUT s"
+  }
+  rm -f "$RESULTS_DIR/plan.log"
+}
+
 # Every process below asks the kernel to end it with its parent, through setpriv. None of them
 # keeps the results folder locked.
 start_run() {
   local ranks=$1 threads=$2 log=$3
   shift 3
   local launch=() of_run=(env OMP_NUM_THREADS="$threads") bound=(setpriv --pdeathsig KILL)
+  local nodes=(--standalone)
+  launched=$((launched + 1))
+  ((NNODES == 1)) || nodes=(--nnodes "$NNODES" --node-rank "$NODE_RANK"
+    --master-addr "$MASTER_ADDR" --master-port "$((MASTER_PORT + launched))")
   ((threads == 0)) && of_run=(env -u OMP_NUM_THREADS)
-  ((ranks > 1)) && launch=("$PYTHON" -m torch.distributed.run --standalone --no-python
-    --nproc-per-node "$ranks")
+  ((ranks > 1)) && launch=("$PYTHON" -m torch.distributed.run "${nodes[@]}" --no-python
+    --nproc-per-node "$((ranks / NNODES))")
   "${bound[@]}" timeout --kill-after=10 "$RUN_TIMEOUT" "${bound[@]}" "${of_run[@]}" "${launch[@]}" \
     "${bound[@]}" "$PYTHON" "$script" "$@" >"$log" 2>&1 </dev/null 9<&- &
   child=$!
@@ -155,7 +205,9 @@ reason_of() {
   [[ -n $said ]] || said="$(sed -n '/^Root Cause/,$p' "$log" |
     sed -n 's/^ *rank *: \([0-9]*\).*/rank \1/p; s/^ *exitcode *: -\([0-9]*\).*/ended by signal \1/p' |
     paste -sd ' ' | grep signal || true)"
-  ((status == 124 || status == 137)) && said="not done after $RUN_TIMEOUT s (RUN_TIMEOUT): hung?"
+  ((status == 124 || status == 137)) && [[ -z $said || $NNODES == 1 ]] &&
+    said="not done after $RUN_TIMEOUT s (RUN_TIMEOUT): hung$( ((NNODES == 1)) ||
+      echo ", or a node did not join")?"
   [[ -n $said ]] || said="$(grep -v '^ *$' "$log" | tail -n 1 || true)"
   printf '%s' "${said#error: }"
 }
@@ -199,14 +251,15 @@ run_one() {
   spent[$cell]=$(awk -v a="${spent[$cell]:-0}" -v b="$wall" 'BEGIN { print a + b }')
   runs_of[$cell]=$((${runs_of[$cell]:-0} + 1))
   record="$(find "$RESULTS_DIR/$cell" -name "times_run$round.skipped*" | sort | head -n 1)"
-  if ((status == 0)) && [[ -f $current.csv ]]; then
+  if ((status == 0)) && [[ -f $current.csv || $NODE_RANK != 0 ]]; then
     line="$(sed -n 's/^run [0-9]*: \(.*\) ->.*/\1/p' "$current.log")"
+    line="${line:-done, the rows are at node 0}"
     in_steps="${line#*, }"
     in_steps="${in_steps%% *}"
     steps_total=$(awk -v a="$steps_total" -v b="$in_steps" 'BEGIN { print a + b }')
     record_run "$cell" "$round" "$wall" "$in_steps" complete
     rm -f "$current.log"
-  elif [[ -n $record && ${ON_OOM:-skip} == accumulate ]] && grep -q 'memory in step' "$record"; then
+  elif [[ -n $record && ${ON_OOM:-skip} == accumulate && $NNODES == 1 ]] && grep -q 'memory in step' "$record"; then
     # It ran out of memory although it should have fitted: again, in twice as many parts.
     parts=$((2 * $(sed -n 2p "$record" | cut -d, -f10)))
     record_run "$cell" "$round" "$wall" "" "out of memory"
@@ -250,6 +303,7 @@ stop() {
 # Run all that is planned in $runs, then say what failed.
 run_all() {
   local total number=0 line
+  [[ $dry_run == 1 ]] || share_plan
   total=$(grep -c . <<<"$runs" || true)
   if [[ $dry_run == 1 ]]; then
     awk 'NF { printf "run %s of %s:", $1, $2; for (i = 5; i <= NF; i++) printf " %s", $i; print "" }' \
@@ -262,7 +316,8 @@ run_all() {
   SECONDS=0
   while read -r line; do
     [[ -n $line ]] || continue
-    grep -qsF "\"$tried_with\"" "$RESULTS_DIR/$(cut -d' ' -f2 <<<"$line")/skipped.csv" && continue
+    ((NNODES == 1)) &&  # else a node cannot know what the others leave out
+      grep -qsF "\"$tried_with\"" "$RESULTS_DIR/$(cut -d' ' -f2 <<<"$line")/skipped.csv" && continue
     number=$((number + 1))
     # shellcheck disable=SC2086  # the line is a list of words without blanks of their own
     run_one "$number" "$total" $line
@@ -274,7 +329,7 @@ run_all() {
     printf '  %s\n' "${failures[@]}" >&2
     exit 1
   fi
-  echo "all runs are complete in $RESULTS_DIR"
+  echo "all runs are complete$( ((NODE_RANK == 0)) && echo " in $RESULTS_DIR")"
 }
 # ---- shared: end of the block
 
@@ -296,11 +351,15 @@ collect_options() {
   [[ $WORKERS == 0 ]] || suffix+="_workers$WORKERS"
   [[ -z $BUCKET_CAP_MB ]] || suffix+="_bucket$BUCKET_CAP_MB"
   [[ $THREADS == 1 ]] || suffix+="_threads$THREADS"
+  [[ -z $NOTE ]] || common+=(--note "$NOTE")
+  [[ -z $NOTE ]] || suffix+="_${NOTE//[^[:alnum:].]/_}"
+  ((NNODES == 1)) || suffix+="_nodes$NNODES"
+  common+=(--timeout "$((1 + RUN_TIMEOUT / 3))")
 }
 
-# Whether a core count can be run here.
+# Whether a core count can be run here: the nodes have equal parts of it.
 granted() {
-  (($1 <= cores || OVERSUBSCRIBE == 1))
+  (($1 % NNODES == 0 && ($1 / NNODES <= cores || OVERSUBSCRIBE == 1)))
 }
 
 # Images a step for a batch of BATCH_SIZES on so many cores.
@@ -310,21 +369,31 @@ total_batch() {
 
 # One line a configuration: its folder, its ranks, its threads a rank, its own options.
 plan_configurations() {
+  local variant words
+  while read -r variant; do
+    words="$(tr -cs '[:alnum:].' _ <<<"$variant")"
+    plan_variant "$(sed 's/_*$//; s/^_*\(.\)/_\1/' <<<"$words")" "$variant"
+  done <<<"${VARIANTS//;/$'\n'}"
+}
+
+# The configurations of one variant: $1 ends its folders' names, $2 are its options.
+plan_variant() {
   local batch count cell options ends=""
   ends=" $(for count in $CORE_COUNTS; do if granted "$count"; then echo "$count"; fi; done |
     sort -n | sed -n '1p;$p' | tr '\n' ' ')"
   for batch in $BATCH_SIZES; do
     for count in $CORE_COUNTS; do
       granted "$count" || continue
-      cell="bs$(total_batch "$batch" "$count")_cores$count$suffix"
-      options="--batch-size $(total_batch "$batch" "$count")"
-      if ((count > cores)); then
+      cell="bs$(total_batch "$batch" "$count")_cores$count$suffix$1"
+      options="--batch-size $(total_batch "$batch" "$count")${2:+ $2}"
+      if ((count / NNODES > cores)); then
         options+=" --oversubscribe"
         cell+=_oversubscribed
       fi
       echo "$cell $count $THREADS $options --threads $THREADS"
       [[ $BOUNDS == all || ($BOUNDS == ends && $ends == *" $count "*) ]] || continue
-      echo "${cell}_single_process 1 $count $options --threads $count --single-process"
+      ((NNODES > 1)) ||
+        echo "${cell}_single_process 1 $count $options --threads $count --single-process"
       # One rank that does not talk is the single process with one thread: measured once.
       ((count == 1)) ||
         echo "${cell}_no_communication $count $THREADS $options --threads $THREADS --no-communication"
@@ -338,14 +407,18 @@ skip_missing_cores() {
     granted "$count" || missing+=" $count"
   done
   [[ -n $missing ]] || return 0
-  echo "skipped:$missing cores (this machine grants $cores; OVERSUBSCRIBE=1 runs them, marked)"
+  if ((NNODES == 1)); then
+    echo "skipped:$missing cores (this machine grants $cores; OVERSUBSCRIBE=1 runs them, marked)"
+  else
+    echo "skipped:$missing cores ($NNODES nodes share them equally and grant $cores each)"
+  fi
   [[ $dry_run == 0 ]] || return 0
   for count in $missing; do
     for batch in $BATCH_SIZES; do
       total="$(total_batch "$batch" "$count")"
       note_skipped "$RESULTS_DIR/bs${total}_cores$count$suffix" \
         num_devices,batch_size,scaling,reason \
-        "$count,$total,$SCALING,needs $count of $cores cores"
+        "$count,$total,$SCALING,needs $count of $((cores * NNODES)) cores"
     done
   done
 }

@@ -575,6 +575,7 @@ def gpu_rows(
     names = ["image_size", "seed", "lr", "compile", "share_gpu", "device", "memory_limit"]
     options = {name: getattr(args, name) for name in names if getattr(args, name) != plain[name]}
     options |= {"checkpoint": 1} if again else {}
+    options |= {"nodes": RANKS // LOCAL_RANKS} if RANKS > LOCAL_RANKS else {}
     settings = {
         "run_id": args.run_id, "num_devices": RANKS, "batch_size": args.batch_size, "rank": RANK,
         "images": batch_split(args.batch_size, RANKS)[RANK],

@@ -28,6 +28,9 @@
 #   RUN_TIMEOUT=900                   seconds after which a run is ended and counts as failed
 #   ORDER_SEED=0                      seed of the order of the runs
 #   PYTHON=                           default: the repository's .venv, else python3
+# Over several nodes, start it on each with the same settings (slurm.sh does, under Slurm):
+#   NNODES=1  NODE_RANK=0             nodes, and which one this is; node 0 keeps the results
+#   MASTER_ADDR=  MASTER_PORT=29500   of node 0; each run takes the next port
 
 set -euo pipefail
 
@@ -39,13 +42,15 @@ script="$here/project_ex_2.py"
 : "${COMPILE:=0}" "${LOADER:=tensor}" "${WORKERS:=}" "${BUCKET_CAP_MB:=}" "${IMAGE_SIZE:=224}"
 : "${SEED:=0}" "${LR:=0.001}" "${ON_OOM:=skip}" "${MEMORY_LIMIT:=}" "${DEVICE:=cuda}"
 : "${BACKEND:=nccl}" "${DATA_DIR:=}" "${RESULTS_DIR:=$here/gpu_experiments}" "${RUN_TIMEOUT:=900}"
-: "${ORDER_SEED:=0}" "${PYTHON:=}"
+: "${ORDER_SEED:=0}" "${PYTHON:=}" "${NNODES:=1}" "${NODE_RANK:=0}" "${MASTER_ADDR:=}"
+: "${MASTER_PORT:=29500}"
 
 # ---- shared: byte for byte the same in cpu/run_experiments.sh and gpu/run_gpu_experiments.sh
 child=""            # the run in progress
 current=""          # its file, without the ending
 failures=()
 steps_total=0
+launched=0          # runs so far: each has a port of its own, so that no late rank joins the next
 declare -A spent=() runs_of=()  # seconds and runs of each configuration in this sweep
 
 die() {
@@ -68,6 +73,9 @@ check_common() {
       die "$name='${!name}' is not a list of whole numbers from 1 on, like '1 2 4'"
   done
   [[ $SCALING == strong || $SCALING == weak ]] || die "SCALING='$SCALING' is not strong or weak"
+  [[ $NNODES =~ ^[1-9][0-9]*$ && $NODE_RANK =~ ^[0-9]+$ && $NODE_RANK -lt $NNODES ]] ||
+    die "NODE_RANK='$NODE_RANK' is not a number from 0 to below NNODES='$NNODES'"
+  ((NNODES == 1)) || [[ -n $MASTER_ADDR ]] || die "NNODES=$NNODES needs MASTER_ADDR, that of node 0"
   [[ -n $PYTHON ]] || PYTHON="$here/../.venv/bin/python"
   command -v "$PYTHON" >/dev/null || PYTHON=python3
 }
@@ -95,9 +103,15 @@ identity() {
   sed -n '/^  "identity": {$/,/^  },$/p'
 }
 
-# Take the results folder for this sweep alone; a folder of another identity is moved aside.
+# Take the results folder for this sweep alone; a folder of another identity is moved aside. Node 0
+# keeps the results; another node has a folder for its logs until it ends.
 open_results() {
-  local file="$RESULTS_DIR/environment.json" aside
+  local file aside
+  if ((NODE_RANK > 0)); then
+    RESULTS_DIR="$(mktemp -d)"
+    trap 'rm -rf "$RESULTS_DIR"' EXIT
+  fi
+  file="$RESULTS_DIR/environment.json"
   mkdir -p "$RESULTS_DIR" 2>/dev/null || die "cannot create the results folder $RESULTS_DIR"
   exec 9<"$RESULTS_DIR"
   flock -n 9 || die "another sweep is running in $RESULTS_DIR: wait for it, or set RESULTS_DIR"
@@ -139,15 +153,48 @@ plan_runs() {
   done
 }
 
+# With several nodes, have all of them take the runs that node 0 planned, in its order; they must have
+# the same machine, code and data. torch's own store carries the plan, so no file system is shared.
+share_plan() {
+  local differs="another machine, code or dataset than node 0"
+  ((NNODES > 1)) || return 0
+  runs="$("$PYTHON" - "$MASTER_ADDR" "$MASTER_PORT" "$NNODES" "$NODE_RANK" "$RUN_TIMEOUT" \
+    "$(identity <<<"$environment")" "$runs" <<'EOF'
+import sys
+from datetime import timedelta
+from torch.distributed import TCPStore
+address, port, nodes, node, limit, identity, runs = sys.argv[1:]
+store = TCPStore(address, int(port), int(nodes), node == "0", timedelta(seconds=int(limit)))
+if node == "0":
+    store.set("runs", runs)
+    store.set("identity", identity)
+store.set(f"node {node}", "same" if store.get("identity").decode() == identity else "differs")
+for other in range(int(nodes)) if node == "0" else [int(node)]:
+    if store.get(f"node {other}") != b"same":
+        sys.exit(f"node {other}")
+print(store.get("runs").decode())
+EOF
+)" 2>"$RESULTS_DIR/plan.log" || {
+    runs="$(tail -n 1 "$RESULTS_DIR/plan.log")"
+    [[ $runs != node\ * ]] || die "$runs has $differs"
+    die "the $NNODES nodes did not meet at $MASTER_ADDR:$MASTER_PORT within $RUN_TIMEOUT s"
+  }
+  rm -f "$RESULTS_DIR/plan.log"
+}
+
 # Every process below asks the kernel to end it with its parent, through setpriv. None of them
 # keeps the results folder locked.
 start_run() {
   local ranks=$1 threads=$2 log=$3
   shift 3
   local launch=() of_run=(env OMP_NUM_THREADS="$threads") bound=(setpriv --pdeathsig KILL)
+  local nodes=(--standalone)
+  launched=$((launched + 1))
+  ((NNODES == 1)) || nodes=(--nnodes "$NNODES" --node-rank "$NODE_RANK"
+    --master-addr "$MASTER_ADDR" --master-port "$((MASTER_PORT + launched))")
   ((threads == 0)) && of_run=(env -u OMP_NUM_THREADS)
-  ((ranks > 1)) && launch=("$PYTHON" -m torch.distributed.run --standalone --no-python
-    --nproc-per-node "$ranks")
+  ((ranks > 1)) && launch=("$PYTHON" -m torch.distributed.run "${nodes[@]}" --no-python
+    --nproc-per-node "$((ranks / NNODES))")
   "${bound[@]}" timeout --kill-after=10 "$RUN_TIMEOUT" "${bound[@]}" "${of_run[@]}" "${launch[@]}" \
     "${bound[@]}" "$PYTHON" "$script" "$@" >"$log" 2>&1 </dev/null 9<&- &
   child=$!
@@ -160,7 +207,9 @@ reason_of() {
   [[ -n $said ]] || said="$(sed -n '/^Root Cause/,$p' "$log" |
     sed -n 's/^ *rank *: \([0-9]*\).*/rank \1/p; s/^ *exitcode *: -\([0-9]*\).*/ended by signal \1/p' |
     paste -sd ' ' | grep signal || true)"
-  ((status == 124 || status == 137)) && said="not done after $RUN_TIMEOUT s (RUN_TIMEOUT): hung?"
+  ((status == 124 || status == 137)) && [[ -z $said || $NNODES == 1 ]] &&
+    said="not done after $RUN_TIMEOUT s (RUN_TIMEOUT): hung$( ((NNODES == 1)) ||
+      echo ", or a node did not join")?"
   [[ -n $said ]] || said="$(grep -v '^ *$' "$log" | tail -n 1 || true)"
   printf '%s' "${said#error: }"
 }
@@ -204,14 +253,15 @@ run_one() {
   spent[$cell]=$(awk -v a="${spent[$cell]:-0}" -v b="$wall" 'BEGIN { print a + b }')
   runs_of[$cell]=$((${runs_of[$cell]:-0} + 1))
   record="$(find "$RESULTS_DIR/$cell" -name "times_run$round.skipped*" | sort | head -n 1)"
-  if ((status == 0)) && [[ -f $current.csv ]]; then
+  if ((status == 0)) && [[ -f $current.csv || $NODE_RANK != 0 ]]; then
     line="$(sed -n 's/^run [0-9]*: \(.*\) ->.*/\1/p' "$current.log")"
+    line="${line:-done, the rows are at node 0}"
     in_steps="${line#*, }"
     in_steps="${in_steps%% *}"
     steps_total=$(awk -v a="$steps_total" -v b="$in_steps" 'BEGIN { print a + b }')
     record_run "$cell" "$round" "$wall" "$in_steps" complete
     rm -f "$current.log"
-  elif [[ -n $record && ${ON_OOM:-skip} == accumulate ]] && grep -q 'memory in step' "$record"; then
+  elif [[ -n $record && ${ON_OOM:-skip} == accumulate && $NNODES == 1 ]] && grep -q 'memory in step' "$record"; then
     # It ran out of memory although it should have fitted: again, in twice as many parts.
     parts=$((2 * $(sed -n 2p "$record" | cut -d, -f10)))
     record_run "$cell" "$round" "$wall" "" "out of memory"
@@ -255,6 +305,7 @@ stop() {
 # Run all that is planned in $runs, then say what failed.
 run_all() {
   local total number=0 line
+  [[ $dry_run == 1 ]] || share_plan
   total=$(grep -c . <<<"$runs" || true)
   if [[ $dry_run == 1 ]]; then
     awk 'NF { printf "run %s of %s:", $1, $2; for (i = 5; i <= NF; i++) printf " %s", $i; print "" }' \
@@ -267,7 +318,8 @@ run_all() {
   SECONDS=0
   while read -r line; do
     [[ -n $line ]] || continue
-    grep -qsF "\"$tried_with\"" "$RESULTS_DIR/$(cut -d' ' -f2 <<<"$line")/skipped.csv" && continue
+    ((NNODES == 1)) &&  # else a node cannot know what the others leave out
+      grep -qsF "\"$tried_with\"" "$RESULTS_DIR/$(cut -d' ' -f2 <<<"$line")/skipped.csv" && continue
     number=$((number + 1))
     # shellcheck disable=SC2086  # the line is a list of words without blanks of their own
     run_one "$number" "$total" $line
@@ -279,7 +331,7 @@ run_all() {
     printf '  %s\n' "${failures[@]}" >&2
     exit 1
   fi
-  echo "all runs are complete in $RESULTS_DIR"
+  echo "all runs are complete$( ((NODE_RANK == 0)) && echo " in $RESULTS_DIR")"
 }
 # ---- shared: end of the block
 
@@ -306,17 +358,23 @@ collect_gpu_options() {
   [[ -z $BUCKET_CAP_MB ]] || suffix+="_bucket$BUCKET_CAP_MB"
   [[ -z $MEMORY_LIMIT ]] || suffix+="_limit$MEMORY_LIMIT"
   [[ $ON_OOM == skip ]] || suffix+="_$ON_OOM"
+  ((NNODES == 1)) || suffix+="_nodes$NNODES"
+}
+
+# Whether a GPU count can be run here: the nodes have equal parts of it.
+gpus_granted() {
+  (($1 % NNODES == 0 && $1 / NNODES <= gpus))
 }
 
 # One line a configuration: its folder, its ranks, its threads a rank, its own options.
 plan_gpu_configurations() {
   local batch count total cell most=0
   for count in $GPU_COUNTS; do
-    ((count > gpus || count < most)) || most=$count
+    if gpus_granted "$count" && ((count > most)); then most=$count; fi
   done
   for batch in $BATCH_SIZES; do
     for count in $GPU_COUNTS; do
-      ((count <= gpus)) || continue
+      gpus_granted "$count" || continue
       total=$batch
       [[ $SCALING == strong ]] || total=$((batch * count))
       cell="bs${total}_gpus$count$suffix"
@@ -330,17 +388,21 @@ plan_gpu_configurations() {
 skip_missing_gpus() {
   local batch count total missing=""
   for count in $GPU_COUNTS; do
-    ((count <= gpus)) || missing+=" $count"
+    gpus_granted "$count" || missing+=" $count"
   done
   [[ -n $missing ]] || return 0
-  echo "skipped:$missing GPUs (this machine has $gpus)"
+  if ((NNODES == 1)); then
+    echo "skipped:$missing GPUs (this machine has $gpus)"
+  else
+    echo "skipped:$missing GPUs ($NNODES nodes share them equally and have $gpus each)"
+  fi
   [[ $dry_run == 0 ]] || return 0
   for count in $missing; do
     for batch in $BATCH_SIZES; do
       total=$batch
       [[ $SCALING == strong ]] || total=$((batch * count))
       note_skipped "$RESULTS_DIR/bs${total}_gpus$count$suffix" \
-        num_devices,batch_size,scaling,reason "$count,$total,$SCALING,needs $count of $gpus GPUs"
+        num_devices,batch_size,scaling,reason "$count,$total,$SCALING,needs $count of $((gpus * NNODES)) GPUs"
     done
   done
 }
