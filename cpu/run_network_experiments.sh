@@ -91,6 +91,9 @@ shape_links() {
 
 remove_cluster() {
   local name
+  for name in /sys/class/net/ddp-veth*; do  # the kernel would remove them late, with the namespace
+    ip link delete "${name##*/}" 2>/dev/null || true
+  done
   for name in $(ip netns list 2>/dev/null | cut -d' ' -f1 | grep "^${host}[0-9]*$" || true); do
     ip netns pids "$name" | xargs -r kill -KILL 2>/dev/null || true
     ip netns delete "$name"
