@@ -14,8 +14,10 @@ summary.csv and numbers.tex. Exit status: 0, 1 if some files were left out, 2 if
 """
 
 import argparse
+import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,8 @@ SWEEP = "./run_experiments.sh"
 
 # ---- shared: byte for byte the same in cpu/plot_cpu_results.py and gpu/gpu_plots_ex_2.py
 ORIGINAL_COLUMNS = ["run_id", "num_devices", "batch_size", "loading_time", "compute_time", "rank"]
-SETTINGS = (  # with devices, batch and mode they make a configuration: never two in one point
-    "scaling threads precision channels_last loader workers bucket_cap_mb micro_batches dataset "
-    "options"
-).split()
+SETTINGS = ("scaling threads precision channels_last loader workers bucket_cap_mb micro_batches "
+            "dataset options").split()  # never two in one point
 KEY = ["num_devices", "batch_size", "mode", *SETTINGS]
 NUMBERS = [*ORIGINAL_COLUMNS, "step", "warmup", "images", "step_time", "forward_time",
            "backward_time", "communication_time", "optimizer_time"]  # fmt: skip
@@ -46,8 +46,9 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLE = {"figure.figsize": (6.4, 4.2), "savefig.dpi": 150, "savefig.bbox": "tight", "font.size": 10,
          "axes.titlesize": 10, "legend.fontsize": 8.5, "legend.frameon": False, "axes.grid": True,
          "axes.spines.top": False, "axes.spines.right": False, "axes.grid.axis": "y",
-         "axes.axisbelow": True, "grid.alpha": 0.3, "pdf.fonttype": 42, "hatch.linewidth": 0.6}
-TEX = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | dict.fromkeys("\\~^", " "))
+         "axes.axisbelow": True, "grid.alpha": 0.3, "pdf.fonttype": 42, "hatch.linewidth": 0.6,
+         "text.parse_math": False}
+TEX = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | dict.fromkeys("\\~^\n\r", " "))
 UNFAIR = "oversubscribe|share_gpu"  # options whose rows never enter a scaling figure
 
 
@@ -56,16 +57,15 @@ class ResultsError(Exception):
 
 
 def read_run(path: Path) -> pd.DataFrame:
-    """The rows of one run's file; raises ResultsError unless they are one whole run.
-
-    A file of the original study has six columns (num_gpus for num_devices) and one step.
-    """
+    """The rows of one run's file; raises ResultsError unless they are one whole run. A file of the
+    original study has six columns (num_gpus for num_devices) and one step."""
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        text = path.read_text().replace("\0", "NUL")  # which pandas takes for the end of a text
+        rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
         rows = rows.rename(columns={"num_gpus": "num_devices"})
         missing = [name for name in ORIGINAL_COLUMNS if name not in rows]
-        if missing or rows.empty:
-            raise ResultsError(f"lacks {', '.join(missing) or 'rows'}")
+        if missing or rows.empty or not text.endswith("\n"):
+            raise ResultsError(f"lacks {', '.join(missing) or 'rows, or the end of its last line'}")
         original = "step" not in rows
         rows = rows.reindex(columns=[*NUMBERS, *KEY[2:], "peak_memory_bytes",
                                      "predicted_memory_bytes"], fill_value="")  # fmt: skip
@@ -77,8 +77,11 @@ def read_run(path: Path) -> pd.DataFrame:
         rows["images"] = rows["batch_size"] // rows["num_devices"]  # it drops the remainder
         rows["step_time"] = rows["loading_time"] + rows["compute_time"]
     needed = rows[NUMBERS if not original else [*ORIGINAL_COLUMNS, "images"]]
-    if not np.isfinite(needed).all(axis=None) or (needed < 0).any(axis=None):
-        raise ResultsError("truncated or damaged: empty, infinite or negative numbers")
+    whole = rows[["run_id", "rank", "num_devices", "batch_size"]]
+    sound = needed.ge(0).all(axis=None) and needed.le(1e9).all(axis=None)
+    if not sound or (whole % 1).any(axis=None) or (whole.iloc[:, 2:] < 1).any(axis=None) or (
+            rows["step_time"] <= 0).any():
+        raise ResultsError("truncated or damaged: empty or impossible numbers")
     mixed = [name for name in ["run_id", *KEY] if rows[name].nunique() != 1]
     if mixed:
         raise ResultsError(f"mixed: more than one {mixed[0]} in one run")
@@ -124,11 +127,9 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
 
 
 def run_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: rate in img/s; times of a step and of its parts, means over steps, in s.
-
-    The time of a step is its slowest rank's. Ranks that do not talk have no steps in common:
-    there the slowest rank's time over all its steps counts.
-    """
+    """One row a run: rate in img/s; times of a step and of its parts, means over steps, in s. A
+    step's time is its slowest rank's; ranks that do not talk have none in common: there the slowest
+    rank's sum over all its steps counts."""
     table = []
     for key, run in rows.groupby(["run_id", *KEY], sort=False):
         timed = run[run["warmup"] == 0]
@@ -154,10 +155,8 @@ def run_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Median with its exact rank interval of at least 95 %, or with the range below 6 values.
-
-    The k-th smallest and k-th largest of n cover it with 1 - 2 P(Binomial(n, 1/2) < k).
-    """
+    """Median with its exact rank interval of at least 95 %, or with the range below 6 values: the
+    k-th smallest and k-th largest of n cover it with 1 - 2 P(Binomial(n, 1/2) < k)."""
     values = np.sort(np.asarray(values, dtype=float))
     n, k, tail = len(values), 1, 0.5 ** len(values) * (1 + len(values))
     while 2 * tail <= 0.05:
@@ -180,10 +179,7 @@ def ratio_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float, f
 
 
 def name_series(runs: pd.DataFrame) -> pd.Series:
-    """For each run the name of what it is compared within: its batch and settings, not its devices.
-
-    The batch is the total one, in weak scaling the batch a device.
-    """
+    """What each run is compared within: its batch (weak scaling: a device's) and its settings."""
     weak = runs["scaling"] == "weak"
     batch = runs["batch_size"].where(~weak, runs["batch_size"] // runs["num_devices"]).astype(str)
     names = "batch " + batch + weak.map({True: " a device, weak", False: ""})
@@ -202,6 +198,9 @@ def configuration_table(runs: pd.DataFrame) -> pd.DataFrame:
         row |= {"runs": len(own), "interval": "95 %" if len(own) >= 6 else "range"}
         for name in ("rate", "step_time", "cold_step_time"):
             row[name], row[f"{name}_low"], row[f"{name}_high"] = median_interval(own[name])
+        for part in ("transfer", "backward"):
+            row |= dict(zip([f"median_{part}", f"median_{part}_low", f"median_{part}_high"],
+                            median_interval(own[part]), strict=True))
         row["rate_original_method"] = row["batch_size"] / own["original_time"].mean()
         # Parts come from the run of median step time, so that they add up to a step that was.
         typical = own.sort_values("step_time").iloc[(len(own) - 1) // 2]
@@ -218,6 +217,13 @@ def configuration_table(runs: pd.DataFrame) -> pd.DataFrame:
         table.append(row)
     order = ["scaling", "batch_size", "series", "num_devices", "mode"]
     return pd.DataFrame(table).sort_values(order, ignore_index=True)
+
+
+def tex_definition(name: str, value: Any) -> str:
+    r"""\csname name\endcsname as a number of 3 digits or a text, harmless whatever they hold."""
+    text = f"{value:#.3g}" if isinstance(value, float) else str(value).translate(TEX)
+    name = re.sub(r"[^A-Za-z0-9 ,./=+:;-]", "", name.replace("_", "-"))
+    return rf"\expandafter\def\csname {name}\endcsname{{{text}}}"
 
 
 def save(figure: plt.Figure, path: Path) -> None:
@@ -240,8 +246,9 @@ def read_environment(folder: Path) -> dict[str, Any]:
     """The machine and software of a sweep; empty for results that do not record them."""
     try:
         environment = json.loads((folder / "environment.json").read_text())
-        return {**environment["recorded"], **environment["identity"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        environment = {**environment["recorded"], **environment["identity"]}
+        return environment if {"cpu_model", "cores_granted"} <= environment.keys() else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -249,9 +256,10 @@ def make_title(environment: dict[str, Any], runs: pd.DataFrame) -> str:
     """Machine, precision and data, as each figure says them."""
     machine = "machine not recorded"
     if environment:
-        machine = f"{environment['cpu_model']}, {environment['cores_granted']} cores"
+        machine = f"{environment['cpu_model']!s:.60}, {environment['cores_granted']!s:.9} cores"
     precision = "+".join(sorted(set(runs["precision"]) - {""})) or "precision not recorded"
-    return f"DenseNet121, {machine}, {precision}\ndata: {'; '.join(sorted(set(runs['dataset'])))}"
+    data = "; ".join(sorted(set(runs["dataset"])))
+    return f"DenseNet121, {machine}, {precision:.40}\ndata: {data:.90}"
 
 
 def what_is_drawn(table: pd.DataFrame) -> str:
@@ -463,10 +471,7 @@ def write_numbers(table, ratios, environment: dict[str, Any], path: Path) -> Non
             if len(ends) and row["num_devices"] == ends["num_devices"].iloc[-1]:
                 numbers.setdefault(f"most/{row['bound']}/paired_{name}", value)
     lines = ["% Written by plot_cpu_results.py from the CSV files: do not edit."]
-    for name, value in numbers.items():
-        text = f"{value:#.3g}" if isinstance(value, float) else str(value).translate(TEX)
-        name = f"{path.parent.name}/{name}".replace("_", "-").replace("%", "").replace("#", "")
-        lines.append(rf"\expandafter\def\csname {name}\endcsname{{{text}}}")
+    lines += [tex_definition(f"{path.parent.name}/{name}", numbers[name]) for name in numbers]
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -538,6 +543,8 @@ def main() -> None:
                         help="folder for figures and numbers (default: cpu_plots)")
     parser.add_argument("--method", choices=["sound", "original"], default="sound",
                         help="original: also read the files as the original study did")
+    parser.add_argument("--table-only", action="store_true",
+                        help="no figures: of variants and networks others draw better ones")
     args = parser.parse_args()
     try:
         rows, skipped, problems = read_results(args.results)
@@ -551,12 +558,13 @@ def main() -> None:
     environment = read_environment(args.results)
     title, original = make_title(environment, runs), args.method == "original"
     fair = table[~table["options"].str.contains(UNFAIR)]
-    with plt.rc_context(STYLE):
-        draw_figures(runs, fair, skipped, title, args.output, original)
+    if not args.table_only:
+        with plt.rc_context(STYLE):
+            draw_figures(runs, fair, skipped, title, args.output, original)
     table.to_csv(args.output / "summary.csv", index=False)
     write_numbers(table, ratios, environment, args.output / "numbers.tex")
     write_rows(runs, table, args.output)
-    if ((fair["scaling"] != "weak") & (fair["mode"] == "ddp")).any():
+    if not args.table_only and ((fair["scaling"] != "weak") & (fair["mode"] == "ddp")).any():
         write_answers(fair, ratios, args.output / "answers.md")
     print_table(table, ratios, original)
     print(f"figures, summary.csv and numbers.tex are in {args.output}")

@@ -158,7 +158,9 @@ DAMAGE = {
     "truncated": lambda path: path.write_text("\n".join(path.read_text().splitlines()[:-2]) + "\n"),
     "damaged": lambda path: path.write_text(path.read_text().replace(",32,", ",-32,")),
     "mixed": lambda path: path.write_text(path.read_text().replace("fp32", "bf16", 1)),
-    "repeated": lambda path: path.write_text(path.read_text() + path.read_text().splitlines()[-1]),
+    "repeated": lambda path: path.write_text(
+        path.read_text() + path.read_text().splitlines()[-1] + "\n"
+    ),
     "the same run": lambda path: path.with_name("times_run8.csv").write_text(path.read_text()),
 }
 
