@@ -156,7 +156,10 @@ main() {
   check
   trap 'stop 130' INT
   trap 'stop 143' TERM HUP
-  trap remove_cluster EXIT
+  trap 'remove_cluster; rm -rf "$TMPDIR"' EXIT
+  export TMPDIR="${TMPDIR:-/tmp}/$host"  # torchrun leaves files there
+  rm -rf "$TMPDIR"
+  mkdir -m 700 "$TMPDIR"
   for ((round = 1; round <= NUM_RUNS; round++)); do
     for hosts in $HOSTS; do
       if ((hosts > ${#cores[@]})); then

@@ -691,7 +691,7 @@ def main() -> None:
             print(f"error: {str(error).split('RunError: ')[-1].strip()}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {error.filename or args.output}: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError as error:
         if "peer" not in str(error):

@@ -50,6 +50,7 @@ child=""            # the run in progress
 current=""          # its file, without the ending
 failures=()
 steps_total=0
+temporary=""        # folder of the runs' temporary files: torchrun leaves its own behind
 launched=0          # runs so far: each has a port of its own, so that no late rank joins the next
 declare -A spent=() runs_of=()  # seconds and runs of each configuration in this sweep
 
@@ -82,16 +83,12 @@ check_common() {
 
 # Ask the training script what machine, code and data these are; it also finds what is missing.
 describe() {
-  local errors reason
-  errors="$(mktemp)"
-  if ! environment="$("$PYTHON" "$script" --describe "${common[@]}" 2>"$errors")"; then
-    reason="$(tail -n 1 "$errors")"
-    rm -f "$errors"
-    [[ $reason != ModuleNotFoundError* ]] ||
-      die "${reason#*: } for $PYTHON: run 'make .venv' in the repository, or set PYTHON"
-    die "${reason#error: }"
-  fi
-  rm -f "$errors"
+  local reason
+  environment="$("$PYTHON" "$script" --describe "${common[@]}" 2>/dev/null)" && return
+  reason="$("$PYTHON" "$script" --describe "${common[@]}" 2>&1 >/dev/null | tail -n 1 || true)"
+  [[ $reason != ModuleNotFoundError* ]] ||
+    die "${reason#*: } for $PYTHON: run 'make .venv' in the repository, or set PYTHON"
+  die "${reason#error: }"
 }
 
 # A value of the description: from standard input, or of the sweep at hand.
@@ -107,14 +104,17 @@ identity() {
 # keeps the results; another node has a folder for its logs until it ends.
 open_results() {
   local file aside
-  if ((NODE_RANK > 0)); then
-    RESULTS_DIR="$(mktemp -d)"
-    trap 'rm -rf "$RESULTS_DIR"' EXIT
-  fi
+  ((NODE_RANK == 0)) || RESULTS_DIR="$(mktemp -d)"
   file="$RESULTS_DIR/environment.json"
   mkdir -p "$RESULTS_DIR" 2>/dev/null || die "cannot create the results folder $RESULTS_DIR"
   exec 9<"$RESULTS_DIR"
   flock -n 9 || die "another sweep is running in $RESULTS_DIR: wait for it, or set RESULTS_DIR"
+  # Always the same for a results folder, so that what a killed sweep left is found.
+  temporary="${TMPDIR:-/tmp}/sweep-$(cd "$RESULTS_DIR" && pwd -P | md5sum | cut -c1-12)"
+  ((NODE_RANK == 0)) || temporary="$RESULTS_DIR"
+  trap 'rm -rf "$temporary"' EXIT
+  ((NODE_RANK > 0)) || { rm -rf "$temporary" && mkdir -m 700 "$temporary"; } ||
+    die "cannot make the folder $temporary for temporary files"
   if [[ -f $file ]] && ! cmp -s <(identity <"$file") <(identity <<<"$environment"); then
     aside="${RESULTS_DIR%/}_until_$(date +%Y%m%d_%H%M%S)"
     aside+="_$(value_of cpu_model <"$file" | tr -cs '[:alnum:]\n' _)"
@@ -187,12 +187,12 @@ EOF
 start_run() {
   local ranks=$1 threads=$2 log=$3
   shift 3
-  local launch=() of_run=(env OMP_NUM_THREADS="$threads") bound=(setpriv --pdeathsig KILL)
+  local launch=() of_run=(env "TMPDIR=$temporary" OMP_NUM_THREADS="$threads") bound=(setpriv --pdeathsig KILL)
   local nodes=(--standalone)
   launched=$((launched + 1))
   ((NNODES == 1)) || nodes=(--nnodes "$NNODES" --node-rank "$NODE_RANK"
     --master-addr "$MASTER_ADDR" --master-port "$((MASTER_PORT + launched))")
-  ((threads == 0)) && of_run=(env -u OMP_NUM_THREADS)
+  ((threads == 0)) && of_run=(env -u OMP_NUM_THREADS "TMPDIR=$temporary")
   ((ranks > 1)) && launch=("$PYTHON" -m torch.distributed.run "${nodes[@]}" --no-python
     --nproc-per-node "$((ranks / NNODES))")
   "${bound[@]}" timeout --kill-after=10 "$RUN_TIMEOUT" "${bound[@]}" "${of_run[@]}" "${launch[@]}" \
@@ -201,15 +201,19 @@ start_run() {
 }
 
 # Why a run failed, in one line: what a rank said, which signal ended it, or the time limit.
+# $1 status, $2 log, $3 seconds that it took.
 reason_of() {
   local status=$1 log=$2 said
   said="$(grep -h '^error: ' "$log" | grep -v 'lost another rank' | head -n 1 || true)"
   [[ -n $said ]] || said="$(sed -n '/^Root Cause/,$p' "$log" |
     sed -n 's/^ *rank *: \([0-9]*\).*/rank \1/p; s/^ *exitcode *: -\([0-9]*\).*/ended by signal \1/p' |
     paste -sd ' ' | grep signal || true)"
-  ((status == 124 || status == 137)) && [[ -z $said || $NNODES == 1 ]] &&
-    said="not done after $RUN_TIMEOUT s (RUN_TIMEOUT): hung$( ((NNODES == 1)) ||
-      echo ", or a node did not join")?"
+  if [[ -z $said && $status -gt 128 ]] && ((${3%.*} < RUN_TIMEOUT)); then
+    said="the run was ended by signal $((status - 128))"
+  elif ((status == 124 || status == 137)) && [[ -z $said || $NNODES == 1 ]]; then
+    said="not done after $RUN_TIMEOUT s (RUN_TIMEOUT): hung?"
+    ((NNODES == 1)) || said+=" Or a node did not join."
+  fi
   [[ -n $said ]] || said="$(grep -v '^ *$' "$log" | tail -n 1 || true)"
   printf '%s' "${said#error: }"
 }
@@ -231,9 +235,11 @@ time_left() {
 
 record_run() {
   local file="$RESULTS_DIR/runs.csv"
-  [[ -f $file ]] || echo "date,commit,order_seed,configuration,run_id,wall_s,steps_s,result" >"$file"
+  [[ -f $file ]] || echo "date,commit,order_seed,configuration,run_id,wall_s,steps_s,result" \
+    >"$file" || die "cannot write to the results folder $RESULTS_DIR: removed, read-only or full?"
   printf '%s,%s,%s,%s,%s,%.2f,%s,%s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" \
-    "$(value_of commit <<<"$environment")" "$ORDER_SEED" "$@" >>"$file"
+    "$(value_of commit <<<"$environment")" "$ORDER_SEED" "$@" >>"$file" ||
+    die "cannot write to the results folder $RESULTS_DIR: removed, read-only or full?"
 }
 
 # Run one configuration once: $1 of $2, then round, folder, ranks, threads, options.
@@ -270,12 +276,12 @@ run_one() {
     run_one "$number" "$of" "$round" "$cell" "$ranks" "$threads" "$@" --micro-batches "$parts"
     return
   elif [[ -n $record ]]; then
-    line="SKIPPED: $(reason_of "$status" "$current.log")"
+    line="SKIPPED: $(reason_of "$status" "$current.log" "$wall")"
     note_skipped "$RESULTS_DIR/$cell" "$(head -n 1 "$record")" \
       "$(sed -n 2p "$record")"
     record_run "$cell" "$round" "$wall" "" skipped
   else
-    line="FAILED: $(reason_of "$status" "$current.log")"
+    line="FAILED: $(reason_of "$status" "$current.log" "$wall")"
     failures+=("$cell run $round: ${line#FAILED: } (log: $current.log)")
     record_run "$cell" "$round" "$wall" "" failed
   fi
@@ -313,8 +319,6 @@ run_all() {
     echo "plan: $total runs to do, into $RESULTS_DIR; nothing was written"
     return
   fi
-  trap 'stop 130' INT
-  trap 'stop 143' TERM HUP
   SECONDS=0
   while read -r line; do
     [[ -n $line ]] || continue
@@ -333,6 +337,9 @@ run_all() {
   fi
   echo "all runs are complete$( ((NODE_RANK == 0)) && echo " in $RESULTS_DIR")"
 }
+
+trap 'stop 130' INT
+trap 'stop 143' TERM HUP
 # ---- shared: end of the block
 
 # Options that hold for every run; what differs from the defaults also names the configuration.
