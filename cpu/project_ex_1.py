@@ -313,6 +313,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=["bucket-view", "static-graph", "bf16-gradients"],
         help="of DDP: gradients are views of the buckets; the graph never changes; gradients "
         "travel as bf16")
+    add("--tune", nargs="+", default=[], metavar="SETTING",
+        choices=["keep-memory", "foreach", "fused", "compile"],
+        help="of the process: freed memory is kept, not faulted in anew; how SGD loops over the "
+        "parameters; torch.compile the model (needs a C++ compiler and minutes of warm-up)")
     add("--timeout", type=at_least(1), default=600,
         help="seconds that a rank waits for another before the run ends")
     add("--note", default="", help="k=v for the rows' options, like network=1gbit; changes nothing")
@@ -454,11 +458,27 @@ def load_batches(images: Images, args: argparse.Namespace) -> torch.utils.data.D
     )
 
 
+def keep_freed_memory() -> None:
+    """Have malloc reuse what was freed: by default glibc returns large blocks to the kernel, which
+    then zeroes a fresh page for each first touch, in every step anew."""
+    trim_threshold, mmap_max = -1, -4  # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX
+    libc = ctypes.CDLL(None)
+    if not (libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, 2**31 - 1)):
+        raise RunError("malloc refuses --tune keep-memory: not glibc?")
+
+
+def build_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
+    loops = {name: True for name in ("foreach", "fused") if name in args.tune}
+    return torch.optim.SGD(model.parameters(), lr=args.lr, **loops)
+
+
 def build_model(args: argparse.Namespace, device: Device, timeline: Timeline) -> torch.nn.Module:
     """DenseNet121 with a head for 10 classes, the same weights on each rank; in DDP if it talks."""
     torch.manual_seed(args.seed)
     model = torchvision.models.densenet121(num_classes=10)
     model = model.to(device.device, memory_format=device.memory_format)
+    if "compile" in args.tune:
+        model = torch.compile(model)
     if args.no_communication or args.single_process:
         return model
     # DDP's broadcast of batch-norm buffers would wait for rank 0 within the forward pass. The
@@ -480,7 +500,8 @@ def make_rows(args: argparse.Namespace, images: Images, times: list[dict], memor
     options = {name: value for name, value in options.items() if value != defaults[name]}
     options |= {"oversubscribe": 1} if args.oversubscribe else {}
     options |= {"pinned": 0} if args.threads == 0 else {}
-    options |= {"ddp": "+".join(args.ddp)} if args.ddp else {}
+    lists = {"ddp": args.ddp, "tune": args.tune}
+    options |= {name: "+".join(words) for name, words in lists.items() if words}
     options |= {"nodes": NODES} if NODES > 1 else {}
     modes = {args.no_communication: "no_communication", args.single_process: "single_process"}
     settings = {
@@ -515,6 +536,8 @@ def measure(args: argparse.Namespace) -> None:
         die_with_parent()
     batch_split(args.batch_size, RANKS)
     take_cores(args)
+    if "keep-memory" in args.tune:
+        keep_freed_memory()
     images = Images(args.data, args.image_size, args.seed, args.loader)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     join_ranks(timedelta(seconds=args.timeout))
@@ -528,7 +551,7 @@ def measure(args: argparse.Namespace) -> None:
         load_batches(images, args),
         timeline,
         model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=args.lr),
+        optimizer=build_optimizer(args, model),
         loss_scale=RANKS / args.batch_size if talks else 1 / own_images,
         micro_batches=1,
     )
@@ -561,7 +584,7 @@ def main() -> None:
             print(f"error: {str(error).split('RunError: ')[-1].strip()}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {error.filename or args.output}: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError as error:
         if "imed out" in str(error):

@@ -1,0 +1,153 @@
+"""The virtual cluster: real multi-node runs over network namespaces. Needs root and iproute2.
+
+Not part of make test; make test-root runs it, and so does CI where it is root.
+"""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import INJECTED, REPOSITORY, read_rows
+from test_sweep import processes_of, wait_for
+from test_training import plain_parameters
+
+NETWORK = REPOSITORY / "cpu" / "run_network_experiments.sh"
+GRADIENT_BYTES = 27_856_424
+BITS = {"100mbit": 1e8, "1gbit": 1e9}
+SMALL = {"HOSTS": "2", "NUM_RUNS": "1", "IMAGE_SIZE": "64", "RUN_TIMEOUT": "60"}
+
+
+def ip(*arguments: str) -> str:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def namespaces():
+    """Skip where namespaces cannot be made: no root, no iproute2, or a container without them."""
+    try:
+        done = subprocess.run(["ip", "netns", "add", "ddp-probe"], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("iproute2 is not here")
+    if done.returncode:
+        pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+    ip("netns", "delete", "ddp-probe")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two hosts need two cores")
+
+
+def start(results: Path, data: Path, **settings: str) -> subprocess.Popen:
+    temporary = results.parent / "temporary"
+    temporary.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHON": sys.executable, "TMPDIR": str(temporary), **SMALL}
+    environment |= {"RESULTS_DIR": str(results), "DATA_DIR": str(data), **settings}
+    return subprocess.Popen(
+        [str(NETWORK)], env=environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def nothing_left(results: Path) -> None:
+    assert "ddp-" not in ip("netns", "list") + ip("link", "show")
+    wait_for(lambda: not processes_of(results.parent), 15)
+    assert not list((results.parent / "temporary").iterdir())
+    assert not [path for path in results.rglob("*") if path.suffix == ".tmp"]
+
+
+@pytest.fixture(scope="module")
+def cluster(data, tmp_path_factory) -> Path:
+    """The results of two hosts at two rates, the ranks' parameters beside them."""
+    folder = tmp_path_factory.mktemp("cluster")
+    python = folder / "python"  # the sweep's interpreter: records what the ranks learn
+    python.write_text(f"""#!/usr/bin/env bash
+script=$1
+shift
+if [[ $script == */project_ex_1.py && " $* " != *" --describe "* ]]; then
+  exec {sys.executable} {INJECTED} "$script" record {folder} -- "$@"
+fi
+exec {sys.executable} "$script" "$@"
+""")
+    python.chmod(0o755)
+    process = start(
+        folder / "results", data, PYTHON=str(python), RATES="100mbit 1gbit", BATCH_SIZES="7",
+        VARIANTS="", STEPS="2", WARMUP="1",
+    )  # fmt: skip
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    nothing_left(folder / "results")
+    return folder
+
+
+def test_two_hosts_train_as_a_plain_loop(cluster, data):
+    expected = plain_parameters("cpu/project_ex_1.py", data, 7)
+    for rank in range(2):
+        saved = torch.load(cluster / f"times_run1_rank{rank}.pt")["parameters"]
+        for name, value in saved.items():
+            error = (value.double() - expected[name].double()).abs().max().item()
+            assert error < 1e-5, (rank, name, error)
+
+
+def test_rows_name_the_node_of_each_rank(cluster):
+    paths = list((cluster / "results").rglob("times_run1.csv"))
+    assert len(paths) == 3  # two rates, and without communication
+    for path in paths:
+        rows = read_rows(path)
+        assert [(row["rank"], row["node"]) for row in rows[::3]] == [("0", "0"), ("1", "1")]
+        assert len(rows) == 6 and "nodes=2" in rows[0]["options"]
+        assert "network=" in rows[0]["options"]
+
+
+@pytest.mark.parametrize("network", BITS)
+def test_all_reduce_takes_what_the_link_allows(cluster, network):
+    """Two hosts: each sends and receives 2(n-1)/n of the bytes, which is once the bytes."""
+    times = [
+        float(row["seconds"]) for row in read_rows(cluster / "results" / "all_reduce.csv")
+        if row["network"] == network and int(row["bytes"]) == GRADIENT_BYTES
+    ]  # fmt: skip
+    theory = GRADIENT_BYTES * 8 / BITS[network]
+    taken = statistics.median(times)
+    print(f"{network}: {taken:.4f} s, theory {theory:.4f} s, {100 * (taken / theory - 1):+.1f} %")
+    assert taken == pytest.approx(theory, rel=0.1)
+
+
+def both_ranks(results: Path) -> bool:
+    return {"0", "1"} <= set(processes_of(results.parent).values())
+
+
+def test_a_host_that_is_cut_off(data, tmp_path):
+    """Its run fails with a line that names it; the sweep goes on; nothing is left."""
+    results = tmp_path / "results"
+    process = start(
+        results, data, RATES="1gbit", VARIANTS="; --bucket-cap-mb 1", STEPS="60", RUN_TIMEOUT="45"
+    )
+    wait_for(lambda: both_ranks(results), 60)
+    first = processes_of(results.parent)
+    wait_for(lambda: any(path.stat().st_size == 0 for path in results.rglob("*.log")), 10)
+    with pytest.raises(subprocess.TimeoutExpired):  # let it get into its steps
+        process.wait(timeout=9)
+    ip("-n", "ddp-host1", "link", "set", "eth0", "down")
+    ranks = {pid for pid, rank in first.items() if rank}
+    wait_for(lambda: not ranks & set(processes_of(results.parent)), 45)
+    ip("-n", "ddp-host1", "link", "set", "eth0", "up")
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, out
+    failed = [line for line in out.splitlines() if "FAILED" in line]
+    assert len(failed) == 1 and "no word from rank 1 on node 1" in failed[0], out
+    assert len(list(results.rglob("times_run1.csv"))) == 2, out
+    nothing_left(results)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_cleans_up_when_it_is_stopped(data, tmp_path, end):
+    results = tmp_path / "results"
+    process = start(results, data, RATES="1gbit", VARIANTS="", STEPS="200")
+    wait_for(lambda: both_ranks(results), 90)
+    os.killpg(process.pid, end)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + end, out
+    nothing_left(results)
