@@ -1,5 +1,7 @@
 # make cpu      set-up, data, sweep over CPU cores, figures
 # make test     set-up, tests
+# make faults   breaks 200 real sweeps at random points (an hour or two)
+# make test-root   tests of the virtual cluster: need root, iproute2 and network namespaces
 # make plots    the figures again, from the results that are there
 # make report   the report (needs LaTeX; says which packages)
 # make lint     ruff and shellcheck
@@ -8,7 +10,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: cpu gpu plots report test lint clean data
+.PHONY: cpu gpu plots report test test-root faults lint clean data
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -40,18 +42,28 @@ plots: .venv/ready
 	set -e; for results in cpu/cpu_run*/; do results=$${results%/}; \
 	  [[ $$results == *_until_* ]] && continue; $(BIN)/python cpu/plot_cpu_results.py $$results \
 	    --method $$([[ $$results == *original* ]] && echo original || echo sound) \
+	    $$([[ $$results == *network* ]] && echo --table-only) \
 	    --output cpu/cpu_plots$${results#cpu/cpu_run} >/dev/null; done
+	if [[ -d cpu/cpu_run_network ]]; then $(BIN)/python cpu/plot_network_results.py >/dev/null; fi
 	if [[ -d gpu/gpu_experiments ]]; then $(BIN)/python gpu/gpu_plots_ex_2.py >/dev/null; fi
 
 report: plots
 	@command -v latexmk >/dev/null || { echo 'error: no latexmk; on Debian: apt-get install' \
 	  latexmk texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended >&2; exit 1; }
+	$(BIN)/python report/scaling_model.py >/dev/null
 	$(BIN)/python report/claims.py
-	cd report && latexmk -pdf -silent -interaction=nonstopmode -halt-on-error report.tex
+	@cd report && latexmk -pdf -interaction=nonstopmode -halt-on-error report.tex >/dev/null 2>&1 \
+	  || { echo 'error: LaTeX failed, see report/report.log:' >&2; grep -A3 '^!' report.log >&2; exit 1; }
 	@! grep -E 'Overfull|undefined|multiply defined' report/report.log
 
 test: .venv/ready-tests
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q tests --ignore=tests/root
+
+faults: .venv/ready-tests
+	FAULTS=200 $(BIN)/python -m pytest -q -s tests/faults
+
+test-root: .venv/ready-tests
+	$(BIN)/python -m pytest -q -rs tests/root
 
 lint: .venv/ready-tests
 	$(BIN)/ruff check --config tests/ruff.toml .

@@ -185,7 +185,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     sources = [*REPOSITORY.glob("cpu/cpu_plots*/*.tex"), *REPOSITORY.glob("gpu/gpu_plots*/*.tex")]
     sources += [HERE / name for name in ("report.tex", "references.bib", "claims_rows.tex",
-                                     "clock_truth.csv")]
+                                     "clock_truth.csv", "scaling.tex")]
     for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -15,7 +15,8 @@ TYPED = re.compile(
     r"\d*\.\d+(?:\\,\\%)?|\d+(?:~|\\,|\s)*(?:s\b|ms\b|\\%|img/s|GiB|\\times|×)"
 )
 MACROS = {
-    "cpu": "cpu-plots/", "orig": "cpu-plots-original-protocol/", "claim": "claims/", "num": "",
+    "cpu": "cpu-plots/", "orig": "cpu-plots-original-protocol/", "claim": "claims/",
+    "net": "network/", "scal": "scaling/",
 }  # fmt: skip
 
 
@@ -23,7 +24,7 @@ MACROS = {
 def text(committed) -> str:
     source = (committed / "report" / "report.tex").read_text()
     body = source.split(r"\begin{document}")[1]
-    marks = r"(?m)^%.*$|\\includegraphics\[.*?\]|\\(?:cpu|orig|claim|val)\{[^}]*\}"
+    marks = r"(?m)^%.*$|\\includegraphics\[.*?\]|\\(?:cpu|orig|claim|val|net|scal)\{[^}]*\}"
     return re.sub(marks, "X", body)
 
 
@@ -40,16 +41,17 @@ def test_the_check_finds_typed_numbers():
 def test_every_number_and_figure_exists(committed):
     source = (committed / "report" / "report.tex").read_text()
     body = source.split(r"\begin{document}")[1]
-    files = [committed / "report" / "claims.tex", *(committed / "cpu").rglob("numbers.tex")]
+    files = [committed / "report" / name for name in ("claims.tex", "scaling.tex")]
+    files += (committed / "cpu").rglob("*numbers.tex")
     definitions = "\n".join(path.read_text() for path in files)
     defined = set(re.findall(r"\\csname (.*?)\\endcsname", definitions))
-    named = re.findall(r"\\(cpu|orig|claim)\{(.*?)\}", body)
+    named = re.findall(r"\\(cpu|orig|claim|net|scal)\{(.*?)\}", body)
     used = {MACROS[macro] + name for macro, name in named}
     for where, name in re.findall(r"\\val\{(.*?)\}\{(.*?)\}", body):
         used |= {f"{where}/{name}{end}" for end in ("", "-low", "-high")}
     assert used and used <= defined, used - defined
     for figure in re.findall(r"\\includegraphics\[.*?\]\{(.*?)\}", body):
-        assert (committed / "cpu" / "cpu_plots" / f"{figure}.pdf").is_file()
+        assert list(committed.rglob(f"{figure}.pdf")), figure
 
 
 def pdf_text(committed: Path) -> str:
