@@ -113,14 +113,18 @@ def remove_results(broken, process):
     return "results folder"
 
 
-def remount(broken, *options: str) -> None:
-    subprocess.run(["mount", *options, str(broken.results)], check=True)
+def remounted(broken, how: str) -> bool:
+    command = ["mount", "-o", f"remount,{how}", str(broken.results)]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def read_only(broken, process):
-    remount(broken, "-o", "remount,ro")
-    process.wait(timeout=120)
-    remount(broken, "-o", "remount,rw")
+    """The kernel refuses while a file is open for writing, as a run's log is: wait for a gap."""
+    while process.poll() is None and not remounted(broken, "ro"):
+        time.sleep(0.02)
+    if process.wait(timeout=120) == 0:
+        return False
+    assert remounted(broken, "rw")
     return "results folder"
 
 
