@@ -122,10 +122,9 @@ def read_only(broken, process):
     """The kernel refuses while a file is open for writing, as a run's log is: wait for a gap."""
     while process.poll() is None and not remounted(broken, "ro"):
         time.sleep(0.02)
-    if process.wait(timeout=120) == 0:
-        return False
+    status = process.wait(timeout=120)
     assert remounted(broken, "rw")
-    return "results folder"
+    return status != 0 and "results folder"
 
 
 def disk_full(broken, process):
