@@ -101,7 +101,7 @@ identity() {
 # Take the results folder for this sweep alone; a folder of another identity is moved aside. Node 0
 # keeps the results; another node has a folder for its logs until it ends.
 open_results() {
-  local file aside
+  local file aside log
   ((NODE_RANK == 0)) || RESULTS_DIR="$(mktemp -d)"
   file="$RESULTS_DIR/environment.json"
   mkdir -p "$RESULTS_DIR" 2>/dev/null || die "cannot create the results folder $RESULTS_DIR"
@@ -125,6 +125,9 @@ open_results() {
     flock -n 9 || die "another sweep is running in $RESULTS_DIR: wait for it"
   fi
   find "$RESULTS_DIR" -name '*.tmp' -delete
+  for log in "$RESULTS_DIR"/*/times_run*.log; do  # of a run that was complete when a sweep died
+    [[ ! -f ${log%.log}.csv ]] || rm -f "$log"
+  done
   [[ ! -f $file ]] || return 0
   printf '%s\n' "$environment" >"$file.tmp" || die "cannot write to the results folder $RESULTS_DIR"
   mv "$file.tmp" "$file"
