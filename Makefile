@@ -42,8 +42,9 @@ plots: .venv/ready
 	set -e; for results in cpu/cpu_run*/; do results=$${results%/}; \
 	  [[ $$results == *_until_* ]] && continue; $(BIN)/python cpu/plot_cpu_results.py $$results \
 	    --method $$([[ $$results == *original* ]] && echo original || echo sound) \
-	    $$([[ $$results == *network* ]] && echo --table-only) \
+	    $$([[ $$results == *network* || $$results == *variants* ]] && echo --table-only) \
 	    --output cpu/cpu_plots$${results#cpu/cpu_run} >/dev/null; done
+	if [[ -d cpu/cpu_run_variants ]]; then $(BIN)/python cpu/plot_variants.py >/dev/null; fi
 	if [[ -d cpu/cpu_run_network ]]; then $(BIN)/python cpu/plot_network_results.py >/dev/null; fi
 	if [[ -d gpu/gpu_experiments ]]; then $(BIN)/python gpu/gpu_plots_ex_2.py >/dev/null; fi
 
