@@ -76,7 +76,8 @@ make_cluster() {
 }
 
 # Limit what each of $1 hosts sends to $2. The bucket holds 4 ms, or the kernel's timer could not
-# keep up; the queue holds half a second, so that TCP and not loss sets the pace.
+# keep up, and at least three of TCP's 64 KB packets, or they would be cut up at a cost in headers;
+# the queue holds half a second, so that TCP and not loss sets the pace.
 shape_links() {
   local number bytes_s
   for ((number = 0; number < $1; number++)); do
@@ -85,7 +86,7 @@ shape_links() {
     [[ $2 != unshaped ]] || continue
     bytes_s=$(($(sed 's/gbit/000000000/; s/mbit/000000/' <<<"$2") / 8))
     tc -n "$host$number" qdisc add dev eth0 root tbf rate "$2" \
-      burst "$((bytes_s / 250 > 10000 ? bytes_s / 250 : 10000))" latency 500ms
+      burst "$((bytes_s / 250 > 200000 ? bytes_s / 250 : 200000))" latency 500ms
   done
 }
 
