@@ -531,7 +531,9 @@ def make_rows(args: argparse.Namespace, images: Images, times: list[dict], memor
 
 
 def measure(args: argparse.Namespace) -> None:
-    """The run: prepare, train, write the rows."""
+    """The run: prepare, train, write the rows. A sweep is told what passed before the steps."""
+    uptime = Path("/proc/uptime").read_text  # by this clock the sweep tells the rank's beginning
+    moments = [uptime()]
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     batch_split(args.batch_size, RANKS)
@@ -540,12 +542,15 @@ def measure(args: argparse.Namespace) -> None:
         keep_freed_memory()
     images = Images(args.data, args.image_size, args.seed, args.loader)
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    moments.append(uptime())
     join_ranks(timedelta(seconds=args.timeout))
+    moments.append(uptime())
     device = cpu_device(args)
     timeline = Timeline(device)
     model = build_model(args, device, timeline)
     talks = isinstance(model, DistributedDataParallel)
     own_images = batch_split(args.batch_size, RANKS)[RANK]
+    moments.append(uptime())
     times = run_steps(
         args.warmup + args.steps,
         load_batches(images, args),
@@ -558,6 +563,8 @@ def measure(args: argparse.Namespace) -> None:
     rows = write_rows(make_rows(args, images, times, device.peak_memory()), args.output)
     if rows:
         print_rate(rows, args)
+        if "RANK_BEGAN" in os.environ:
+            print("moments:", os.environ["RANK_BEGAN"], *(m.split()[0] for m in moments))
     dist.destroy_process_group()
 
 

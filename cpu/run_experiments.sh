@@ -47,7 +47,6 @@ script="$here/project_ex_1.py"
 child=""            # the run in progress
 current=""          # its file, without the ending
 failures=()
-steps_total=0
 temporary=""        # folder of the runs' temporary files: torchrun leaves its own behind
 launched=0          # runs so far: each has a port of its own, so that no late rank joins the next
 declare -A spent=() runs_of=()  # seconds and runs of each configuration in this sweep
@@ -196,8 +195,10 @@ start_run() {
   ((threads == 0)) && of_run=(env -u OMP_NUM_THREADS "TMPDIR=$temporary")
   ((ranks > 1)) && launch=("$PYTHON" -m torch.distributed.run "${nodes[@]}" --no-python
     --nproc-per-node "$((ranks / NNODES))")
+  # shellcheck disable=SC2016  # the rank's own shell notes when it began
   "${bound[@]}" timeout --kill-after=10 "$RUN_TIMEOUT" "${bound[@]}" "${of_run[@]}" "${launch[@]}" \
-    "${bound[@]}" "$PYTHON" "$script" "$@" >"$log" 2>&1 </dev/null 9<&- &
+    "${bound[@]}" bash -c 'read -r RANK_BEGAN _ </proc/uptime; export RANK_BEGAN; exec "$@"' rank \
+    "$PYTHON" "$script" "$@" >"$log" 2>&1 </dev/null 9<&- &
   child=$!
 }
 
@@ -219,6 +220,17 @@ reason_of() {
   printf '%s' "${said#error: }"
 }
 
+# Seconds since the machine was started: a clock that nobody sets.
+uptime() {
+  local seconds
+  read -r seconds _ </proc/uptime
+  printf '%s' "$seconds"
+}
+
+since() {
+  awk -v a="$1" -v b="$(uptime)" 'BEGIN { print b - a }'
+}
+
 minutes() {
   awk -v s="$1" 'BEGIN { if (s < 90) printf "%d s", s; else printf "%d min", s / 60 + 0.5 }'
 }
@@ -234,29 +246,63 @@ time_left() {
     END { print left + 0 }'
 }
 
+# What a run took before its first step, by cause: $1 its log, $2 when it was begun. A rank 0 that
+# reached its steps prints when its process began, had imported, had listed the data, had met the
+# other ranks, and had its model.
+start_up() {
+  awk -v last="$2" '$1 == "moments:" {
+    for (i = 2; i <= 6; i++) { printf ",%.2f", $i - last; last = $i }
+    found = 1
+  } END { if (!found) printf ",,,,," }' "$1"
+}
+
+# A line of runs.csv: $1 configuration, $2 run, $3 wall, $4 steps, $5 result, $6 start-up by cause.
 record_run() {
-  local file="$RESULTS_DIR/runs.csv"
-  [[ -f $file ]] || echo "date,commit,order_seed,configuration,run_id,wall_s,steps_s,result" \
-    >"$file" || die "cannot write to the results folder $RESULTS_DIR: removed, read-only or full?"
-  printf '%s,%s,%s,%s,%s,%.2f,%s,%s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" \
-    "$(value_of commit <<<"$environment")" "$ORDER_SEED" "$@" >>"$file" ||
-    die "cannot write to the results folder $RESULTS_DIR: removed, read-only or full?"
+  local file="$RESULTS_DIR/runs.csv" no_more="removed, read-only or full?"
+  local header="date,commit,order_seed,configuration,run_id,wall_s,steps_s,result,launch_s"
+  header+=",imports_s,data_s,rendezvous_s,model_s"
+  [[ -f $file ]] || echo "$header" >"$file" ||
+    die "cannot write to the results folder $RESULTS_DIR: $no_more"
+  [[ $(head -n 1 "$file") == "$header" ]] || sed -i "1s/.*/$header/" "$file"  # of an older sweep
+  printf '%s,%s,%s,%s,%s,%.2f,%s,%s%s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" \
+    "$(value_of commit <<<"$environment")" "$ORDER_SEED" "${@:1:5}" "${6:-,,,,,}" >>"$file" ||
+    die "cannot write to the results folder $RESULTS_DIR: $no_more"
+}
+
+# Where the time of this sweep's runs went, in percent: $1 seconds of the sweep.
+tell_costs() {
+  tail -n "$launched" "$RESULTS_DIR/runs.csv" | awk -F, -v t="$1" '
+    { steps += $7; for (i = 9; i <= 13; i++) cost[i] += $i }
+    $9 != "" { startup += $9 + $10 + $11 + $12 + $13; n++ }
+    END {
+      if (!(t > 0)) exit
+      split("launch imports data rendezvous model", name, " ")
+      printf "sweep: %.1f min, %.0f %% of it in steps", t / 60, 100 * steps / t
+      rest = t - steps
+      for (i = 9; i <= 13; i++) {
+        printf ", %.1f %% %s", 100 * cost[i] / t, name[i - 8]
+        rest -= cost[i]
+      }
+      printf ", %.1f %% ending", 100 * rest / t
+      if (n) printf "; a run starts in %.1f s", startup / n
+      print ""
+    }'
 }
 
 # Run one configuration once: $1 of $2, then round, folder, ranks, threads, options.
 run_one() {
   local number=$1 of=$2 round=$3 cell=$4 ranks=$5 threads=$6 status=0 begun wall line in_steps=""
-  local record parts
+  local record parts before
   shift 6
   mkdir -p "$RESULTS_DIR/$cell" || die "cannot write to the results folder $RESULTS_DIR"
   rm -f "$RESULTS_DIR/$cell/skipped.csv"
   current="$RESULTS_DIR/$cell/times_run$round"
-  begun=$EPOCHREALTIME
+  begun="$(uptime)"
   start_run "$ranks" "$threads" "$current.log" "${common[@]}" --run-id "$round" \
     --output "$current.csv" "$@"
   wait "$child" || status=$?
   child=""
-  wall="$(awk -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }')"
+  wall="$(since "$begun")"
   spent[$cell]=$(awk -v a="${spent[$cell]:-0}" -v b="$wall" 'BEGIN { print a + b }')
   runs_of[$cell]=$((${runs_of[$cell]:-0} + 1))
   record="$(find "$RESULTS_DIR/$cell" -name "times_run$round.skipped*" | sort | head -n 1)"
@@ -265,8 +311,8 @@ run_one() {
     line="${line:-done, the rows are at node 0}"
     in_steps="${line#*, }"
     in_steps="${in_steps%% *}"
-    steps_total=$(awk -v a="$steps_total" -v b="$in_steps" 'BEGIN { print a + b }')
-    record_run "$cell" "$round" "$wall" "$in_steps" complete
+    before="$(start_up "$current.log" "$begun")"
+    record_run "$cell" "$round" "$wall" "${in_steps//[^0-9.]/}" complete "$before"
     rm -f "$current.log"
   elif [[ -n $record && ${ON_OOM:-skip} == accumulate && $NNODES == 1 ]] && grep -q 'memory in step' "$record"; then
     # It ran out of memory although it should have fitted: again, in twice as many parts.
@@ -289,7 +335,8 @@ run_one() {
   rm -f "$current.csv.tmp" "$current".skipped*
   current=""
   printf '[%d/%d] %s run %d: %s; %s gone, about %s left\n' "$number" "$of" "$cell" "$round" \
-    "$line" "$(minutes "$SECONDS")" "$(minutes "$(time_left $((number + 1)))")"
+    "$line" "$(minutes "$(since "$sweep_begun")")" \
+    "$(minutes "$(time_left $((number + 1)))")"
 }
 
 # Ctrl-C and the like: end the run in progress, leave nothing half-written, keep what is complete.
@@ -320,7 +367,7 @@ run_all() {
     echo "plan: $total runs to do, into $RESULTS_DIR; nothing was written"
     return
   fi
-  SECONDS=0
+  sweep_begun="$(uptime)"
   while read -r line; do
     [[ -n $line ]] || continue
     ((NNODES == 1)) &&  # else a node cannot know what the others leave out
@@ -329,8 +376,7 @@ run_all() {
     # shellcheck disable=SC2086  # the line is a list of words without blanks of their own
     run_one "$number" "$total" $line
   done <<<"$runs"
-  awk -v t="$SECONDS" -v s="$steps_total" \
-    'BEGIN { printf "sweep: %.1f min, %.0f %% of it in steps\n", t / 60, t ? 100 * s / t : 0 }'
+  ((launched == 0)) || tell_costs "$(since "$sweep_begun")"
   if ((${#failures[@]})); then
     echo "${#failures[@]} of $total runs failed; start the sweep again to repeat them:" >&2
     printf '  %s\n' "${failures[@]}" >&2

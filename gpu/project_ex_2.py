@@ -633,19 +633,25 @@ def describe_gpus(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def measure_on_gpus(args: argparse.Namespace) -> None:
-    """The run: prepare, see that it fits, train, write the rows."""
+    """The run: prepare, see that it fits, train, write the rows. A sweep is told what passed before
+    the steps."""
+    uptime = Path("/proc/uptime").read_text  # by this clock the sweep tells the rank's beginning
+    moments = [uptime()]
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     own_images = batch_split(args.batch_size, RANKS)[RANK]
     check_gpus(args)
     images = Images(args.data, args.image_size, args.seed, args.loader)
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    moments.append(uptime())
     timeline = Timeline(gpu_device(args))
     connect(args)
+    moments.append(uptime())
     free = limit_memory(args)
     predicted, checkpoint = fit_batch(args, free)
     try:
         model = place_model(args, timeline, checkpoint)
+        moments.append(uptime())
         times = run_steps(
             args.warmup + args.steps,
             prefetch_batches(images, args),
@@ -664,6 +670,8 @@ def measure_on_gpus(args: argparse.Namespace) -> None:
     )
     if rows:
         tell_rate(rows, args)
+        if "RANK_BEGAN" in os.environ:
+            print("moments:", os.environ["RANK_BEGAN"], *(m.split()[0] for m in moments))
     dist.destroy_process_group()
 
 
