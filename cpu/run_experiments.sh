@@ -339,9 +339,9 @@ run_one() {
     "$(minutes "$(time_left $((number + 1)))")"
 }
 
-# Ctrl-C and the like: end the run in progress, leave nothing half-written, keep what is complete.
+# Asked to stop: end the run in progress, leave nothing half-written, keep what is complete.
 stop() {
-  trap '' INT TERM HUP
+  trap '' TERM
   if [[ -n $child ]]; then
     kill -TERM "$child" 2>/dev/null || true
     for _ in {1..50}; do
@@ -352,8 +352,23 @@ stop() {
     wait "$child" 2>/dev/null || true
   fi
   [[ -z $current ]] || rm -f "$current.csv.tmp" "$current.log" "$current".skipped*
-  echo "stopped: complete runs are kept; start the sweep again for the rest"
-  exit "$1"
+  exit 143
+}
+
+# Do the sweep in a process of its own, which a SIGTERM stops and which ends with this one: bash can
+# lose a SIGINT that comes while it starts a short command, and never does while it only waits.
+supervise() {
+  local status=0 asked=0 worker
+  SWEEP_WORKER=1 setpriv --pdeathsig KILL bash "${BASH_SOURCE[0]}" "$@" &
+  worker=$!
+  trap 'asked=130; kill -TERM "$worker" 2>/dev/null || true' INT
+  trap 'asked=143; kill -TERM "$worker" 2>/dev/null || true' TERM HUP
+  while status=0; wait "$worker" || status=$?; kill -0 "$worker" 2>/dev/null; do :; done
+  if ((asked)); then
+    echo "stopped: complete runs are kept; start the sweep again for the rest"
+    status=$asked
+  fi
+  exit "$status"
 }
 
 # Run all that is planned in $runs, then say what failed.
@@ -385,8 +400,9 @@ run_all() {
   echo "all runs are complete$( ((NODE_RANK == 0)) && echo " in $RESULTS_DIR")"
 }
 
-trap 'stop 130' INT
-trap 'stop 143' TERM HUP
+[[ -n ${SWEEP_WORKER:-} ]] || supervise "$@"
+unset SWEEP_WORKER
+trap stop TERM
 # ---- shared: end of the block
 
 # Options that hold for every run; what differs from the defaults also names the configuration.
