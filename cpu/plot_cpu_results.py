@@ -252,6 +252,26 @@ def read_environment(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def sweep_cost(folder: Path) -> dict[str, float]:
+    """Where the wall time of a sweep's runs went, in percent by cause, and the seconds that a run
+    takes before its first step; empty for sweeps that did not record it."""
+    causes = ["launch", "imports", "data", "rendezvous", "model"]
+    try:
+        runs = pd.read_csv(folder / "runs.csv", dtype=str)
+        runs = runs[runs["result"] == "complete"].set_index("run_id")
+        runs = runs[["wall_s", "steps_s", *(f"{name}_s" for name in causes)]]
+        runs = runs.apply(pd.to_numeric).dropna()
+    except (OSError, ValueError, KeyError):
+        return {}
+    wall, total = runs.pop("wall_s").sum(), runs.sum()
+    if not 0 < wall < 1e9:
+        return {}
+    total["ending_s"] = wall - total.sum()
+    percent = {f"{name[:-2]}_percent": 100 * total[name] / wall for name in total.index}
+    start_up = runs.drop(columns="steps_s").sum(axis=1)
+    return percent | {"start_up": start_up.median(), "longest_start_up": start_up.max()}
+
+
 def make_title(environment: dict[str, Any], runs: pd.DataFrame) -> str:
     """Machine, precision and data, as each figure says them."""
     machine = "machine not recorded"
@@ -452,10 +472,11 @@ def main_series(table: pd.DataFrame) -> pd.DataFrame:
     return strong[strong["series"] == strong["series"].iloc[0]] if len(strong) else strong
 
 
-def write_numbers(table, ratios, environment: dict[str, Any], path: Path) -> None:
+def write_numbers(table, ratios, environment: dict[str, Any], cost: dict, path: Path) -> None:
     r"""LaTeX definitions of all numbers, named by folder, configuration and quantity, such as
     \csname cpu-plots/batch 32/2/ddp/rate\endcsname; fewest and most are the main series' ends."""
     numbers = {f"machine/{name}": str(value) for name, value in environment.items()}
+    numbers |= {f"cost/{name}": value for name, value in cost.items()}
     ends = main_series(table).iloc[[0, -1]] if len(main_series(table)) else table.head(0)
     named = [(f"{row['series']}/{row['num_devices']}/{row['mode']}", row)
              for _, row in table.iterrows()]
@@ -555,18 +576,22 @@ def main() -> None:
     runs = run_table(rows)
     runs = runs.assign(series=name_series(runs))
     table, ratios = configuration_table(runs), paired_ratios(runs)
-    environment = read_environment(args.results)
+    environment, cost = read_environment(args.results), sweep_cost(args.results)
     title, original = make_title(environment, runs), args.method == "original"
     fair = table[~table["options"].str.contains(UNFAIR)]
     if not args.table_only:
         with plt.rc_context(STYLE):
             draw_figures(runs, fair, skipped, title, args.output, original)
     table.to_csv(args.output / "summary.csv", index=False)
-    write_numbers(table, ratios, environment, args.output / "numbers.tex")
+    write_numbers(table, ratios, environment, cost, args.output / "numbers.tex")
     write_rows(runs, table, args.output)
     if not args.table_only and ((fair["scaling"] != "weak") & (fair["mode"] == "ddp")).any():
         write_answers(fair, ratios, args.output / "answers.md")
     print_table(table, ratios, original)
+    if cost:
+        shares = (f"{cost[name]:.1f} % {name[:-8]}" for name in cost if name.endswith("_percent"))
+        print(f"the sweep's time: {', '.join(shares)}; a run takes {cost['start_up']:.1f} s before "
+              f"its first step (median; at most {cost['longest_start_up']:.1f} s)")
     print(f"figures, summary.csv and numbers.tex are in {args.output}")
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
