@@ -82,7 +82,7 @@ def draw_variants(table: pd.DataFrame, title: str, output: Path) -> None:
                       textcoords="offset points")
     kind = "95 % interval" if table["runs"].min() >= 6 else "interval, or range of runs"
     axes.set(xlabel=f"throughput (img/s): median over runs, {kind}; gain over plain PyTorch",
-             title=f"{title}\n{table['num_devices'][0]} cores, batch {table['batch_size'][0]}")
+             title=f"{title}; {table['num_devices'][0]} ranks, batch {table['batch_size'][0]}")
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", alpha=0.3)
