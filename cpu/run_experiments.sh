@@ -106,6 +106,7 @@ open_results() {
   mkdir -p "$RESULTS_DIR" 2>/dev/null || die "cannot create the results folder $RESULTS_DIR"
   exec 9<"$RESULTS_DIR"
   flock -n 9 || die "another sweep is running in $RESULTS_DIR: wait for it, or set RESULTS_DIR"
+  lost_folder="cannot write to the results folder $RESULTS_DIR: removed, read-only or full?"
   # Always the same for a results folder, so that what a killed sweep left is found.
   temporary="${TMPDIR:-/tmp}/sweep-$(cd "$RESULTS_DIR" && pwd -P | md5sum | cut -c1-12)"
   ((NODE_RANK == 0)) || temporary="$RESULTS_DIR"
@@ -217,6 +218,10 @@ reason_of() {
     ((NNODES == 1)) || said+=" Or a node did not join."
   fi
   [[ -n $said ]] || said="$(grep -v '^ *$' "$log" | tail -n 1 || true)"
+  # A disk that is full has no room for what the run said either.
+  [[ -n $said ]] || said="$(head -c 100000 /dev/zero 2>&1 >"$log.tmp" | sed 's/.*: //' || true)"
+  rm -f "$log.tmp"
+  [[ -n $said ]] || said="it ended with status $status and said nothing"
   printf '%s' "${said#error: }"
 }
 
@@ -258,15 +263,15 @@ start_up() {
 
 # A line of runs.csv: $1 configuration, $2 run, $3 wall, $4 steps, $5 result, $6 start-up by cause.
 record_run() {
-  local file="$RESULTS_DIR/runs.csv" no_more="removed, read-only or full?"
-  local header="date,commit,order_seed,configuration,run_id,wall_s,steps_s,result,launch_s"
+  local file="$RESULTS_DIR/runs.csv" header
+  header="date,commit,order_seed,configuration,run_id,wall_s,steps_s,result,launch_s"
   header+=",imports_s,data_s,rendezvous_s,model_s"
-  [[ -f $file ]] || echo "$header" >"$file" ||
-    die "cannot write to the results folder $RESULTS_DIR: $no_more"
-  [[ $(head -n 1 "$file") == "$header" ]] || sed -i "1s/.*/$header/" "$file"  # of an older sweep
+  [[ -f $file ]] || echo "$header" >"$file" || die "$lost_folder"
+  [[ $(head -n 1 "$file") == "$header" ]] || sed -i "1s/.*/$header/" "$file" ||  # of an older sweep
+    die "$lost_folder"
   printf '%s,%s,%s,%s,%s,%.2f,%s,%s%s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" \
     "$(value_of commit <<<"$environment")" "$ORDER_SEED" "${@:1:5}" "${6:-,,,,,}" >>"$file" ||
-    die "cannot write to the results folder $RESULTS_DIR: $no_more"
+    die "$lost_folder"
 }
 
 # Where the time of this sweep's runs went, in percent: $1 seconds of the sweep.
@@ -294,7 +299,7 @@ run_one() {
   local number=$1 of=$2 round=$3 cell=$4 ranks=$5 threads=$6 status=0 begun wall line in_steps=""
   local record parts before
   shift 6
-  mkdir -p "$RESULTS_DIR/$cell" || die "cannot write to the results folder $RESULTS_DIR"
+  mkdir -p "$RESULTS_DIR/$cell" || die "$lost_folder"
   rm -f "$RESULTS_DIR/$cell/skipped.csv"
   current="$RESULTS_DIR/$cell/times_run$round"
   begun="$(uptime)"
@@ -307,11 +312,11 @@ run_one() {
   runs_of[$cell]=$((${runs_of[$cell]:-0} + 1))
   record="$(find "$RESULTS_DIR/$cell" -name "times_run$round.skipped*" | sort | head -n 1)"
   if ((status == 0)) && [[ -f $current.csv || $NODE_RANK != 0 ]]; then
-    line="$(sed -n 's/^run [0-9]*: \(.*\) ->.*/\1/p' "$current.log")"
+    line="$(sed -n 's/^run [0-9]*: \(.*\) ->.*/\1/p' "$current.log")" || die "$lost_folder"
     line="${line:-done, the rows are at node 0}"
     in_steps="${line#*, }"
     in_steps="${in_steps%% *}"
-    before="$(start_up "$current.log" "$begun")"
+    before="$(start_up "$current.log" "$begun")" || die "$lost_folder"
     record_run "$cell" "$round" "$wall" "${in_steps//[^0-9.]/}" complete "$before"
     rm -f "$current.log"
   elif [[ -n $record && ${ON_OOM:-skip} == accumulate && $NNODES == 1 ]] && grep -q 'memory in step' "$record"; then
@@ -355,8 +360,8 @@ stop() {
   exit 143
 }
 
-# Do the sweep in a process of its own, which a SIGTERM stops and which ends with this one: bash can
-# lose a SIGINT that comes while it starts a short command, and never does while it only waits.
+# Do the sweep in a process of its own, which a SIGTERM stops and which ends with this one: bash 5.2
+# can lose a SIGINT that comes during a command substitution, but not one while it waits.
 supervise() {
   local status=0 asked=0 worker
   SWEEP_WORKER=1 setpriv --pdeathsig KILL bash "${BASH_SOURCE[0]}" "$@" &
