@@ -1,6 +1,6 @@
 # make cpu      set-up, data, sweep over CPU cores, figures
 # make test     set-up, tests
-# make faults   breaks 200 real sweeps at random points (an hour or two)
+# make faults   breaks more than 200 real sweeps at random points (an hour or two)
 # make test-root   tests of the virtual cluster: need root, iproute2 and network namespaces
 # make plots    the figures again, from the results that are there
 # make report   the report (needs LaTeX; says which packages)
@@ -61,7 +61,8 @@ test: .venv/ready-tests
 	$(BIN)/python -m pytest -q tests --ignore=tests/root
 
 faults: .venv/ready-tests
-	FAULTS=200 $(BIN)/python -m pytest -q -s tests/faults
+	rm -f tests/faults/campaign.csv
+	FAULTS=224 FAULTS_LOG=$(CURDIR)/tests/faults/campaign.csv $(BIN)/python -m pytest -q -s tests/faults
 
 test-root: .venv/ready-tests
 	$(BIN)/python -m pytest -q -rs tests/root

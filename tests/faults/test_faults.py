@@ -3,11 +3,14 @@
 Each case is a group of faults on one results folder: a sweep is started and broken, again and
 again, and at last left to end. make test runs a few, make faults the campaign:
 
-    FAULTS=200 python -m pytest -q -s tests/faults        # SEED=1 for other points in time
+    FAULTS=224 python -m pytest -q -s tests/faults        # SEED=1 for other points in time
+
+FAULTS_LOG names a CSV file that gets one line a fault; report/claims.py sums up campaign.csv.
 """
 
 import collections
 import contextlib
+import csv
 import os
 import random
 import shutil
@@ -15,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -22,10 +26,15 @@ from conftest import REPOSITORY, read_rows
 from test_sweep import contents, processes_of, start, wait_for
 
 FAULTS, SEED, GROUP = int(os.environ.get("FAULTS", 3)), int(os.environ.get("SEED", 0)), 8
-SETTINGS = {"NUM_RUNS": "3", "RUN_TIMEOUT": "30", "BOUNDS": "none"}
+SETTINGS = {"NUM_RUNS": "3", "RUN_TIMEOUT": "60", "BOUNDS": "none"}
 RUNS = 6  # of such a sweep: 1 and 2 cores, three rounds
 ROOT = os.geteuid() == 0
+LOG = ["seed", "group", "kind", "runs_complete", "runs_lost", "survived"]
+PLOTS = [sys.executable, str(REPOSITORY / "cpu" / "plot_cpu_results.py")]
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 survived = collections.Counter()
+# Started in the background of a script, this process and its sweeps would ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Broken:
@@ -40,6 +49,19 @@ class Broken:
         return start(
             self.results, self.data, **SETTINGS | {"TMPDIR": str(self.temporary)} | settings
         )
+
+    def stop(self, process: subprocess.Popen) -> None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+    def one_more(self, cores: str) -> dict[str, str]:
+        """Settings of a sweep over one core count that has at least one run to do."""
+        complete = len(list(self.results.glob(f"bs4_cores{cores}*/times_run*.csv")))
+        return {"CORE_COUNTS": cores, "NUM_RUNS": str(complete + 1)}
+
+    def plots(self) -> subprocess.CompletedProcess:
+        command = [*PLOTS, str(self.results), "--output", str(self.results.with_name("plots"))]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     def processes(self, *words: bytes) -> list[int]:
         """Python processes of the run in progress that have these words in their command."""
@@ -129,10 +151,9 @@ def read_only(broken, process):
 
 def disk_full(broken, process):
     ballast = broken.results / "ballast"
-    with ballast.open("wb") as file, pytest.raises(OSError):
+    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError):
         while True:
             file.write(bytes(4096))
-            file.flush()
     process.wait(timeout=240)
     ballast.unlink()
     return "No space left"
@@ -140,8 +161,7 @@ def disk_full(broken, process):
 
 def damaged_image(broken, process):
     """An image that the next sweep reads is truncated, emptied, a directory, or zeros."""
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    broken.stop(process)
     shutil.rmtree(broken.data)
     shutil.copytree(broken.data.with_name("whole"), broken.data)
     images = sorted((broken.data / "train").rglob("*.JPEG"))
@@ -154,8 +174,8 @@ def damaged_image(broken, process):
             path.mkdir()
         else:
             path.write_bytes(b"")
-            os.truncate(path, 0 if kind == "emptied" else 200_000_000 // len(images))
-    again = broken.sweep(NUM_RUNS="9")  # there is always one to do
+            os.truncate(path, 0 if kind == "emptied" else 200_000_000)
+    again = broken.sweep(**broken.one_more("1"))
     out, err = again.communicate(timeout=240)
     shutil.rmtree(broken.data)
     shutil.copytree(broken.data.with_name("whole"), broken.data)
@@ -166,8 +186,7 @@ def damaged_image(broken, process):
 
 def other_settings(broken, process):
     """Another image size is another experiment: its results are not mixed with these."""
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    broken.stop(process)
     complete = contents(broken.results)
     other = broken.sweep(IMAGE_SIZE="32", NUM_RUNS="1", CORE_COUNTS="1")
     out, err = other.communicate(timeout=120)
@@ -182,8 +201,57 @@ def other_settings(broken, process):
     return ""
 
 
+def damaged_file(broken, process):
+    """A complete run's file is cut, or its lines are repeated, reordered or no numbers: the figures
+    are made without it, and say so. What is left of it is put back from the user's copy."""
+    broken.stop(process)
+    complete = contents(broken.results)
+    if not complete:
+        return False
+    name = broken.dice.choice(sorted(complete))
+    raw, path = complete[name], broken.results / name
+    head, *lines = raw.decode().splitlines(keepends=True)
+    kind = broken.dice.choice(["cut", "repeated", "reordered", "words"])
+    if kind == "cut":
+        path.write_bytes(raw[: broken.dice.randrange(len(raw) - 1)])
+    elif kind == "repeated":
+        path.write_text("".join([head, *lines, broken.dice.choice(lines)]))
+    elif kind == "reordered":
+        path.write_text("".join([head, *reversed(lines)]))
+    else:
+        path.write_text(head + "".join(lines).replace(".", "x"))
+    done = broken.plots()
+    if kind == "reordered":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == (1 if len(complete) > 1 else 2), done.stderr
+        assert name in done.stderr, done.stderr
+    path.write_bytes(raw)
+    return ""
+
+
+def clock_set_back(broken, process):
+    """In the middle of a sweep somebody sets the clock back by two days. On one rank only: under
+    libfaketime's old clock Python cannot sleep until a time, as torchrun does."""
+    broken.stop(process)
+    clock = broken.results.with_name("clock")
+    clock.write_text("+0\n")
+    late = broken.sweep(
+        **broken.one_more("1"), LD_PRELOAD=str(FAKETIME), FAKETIME_TIMESTAMP_FILE=str(clock),
+        FAKETIME_CACHE_DURATION="1", DONT_FAKE_MONOTONIC="1",
+    )
+    time.sleep(broken.dice.uniform(3.0, 9.0))
+    clock.write_text("-2d\n")
+    out, err = late.communicate(timeout=240)
+    assert late.returncode == 0 and "all runs are complete" in out, out + err
+    walls = [float(row["wall_s"]) for row in read_rows(broken.results / "runs.csv")]
+    assert all(0 < wall < 300 for wall in walls), walls
+    return ""
+
+
 FAULT_KINDS = [kill_rank, kill_torchrun, kill_sweep, interrupt_sweep, terminate_sweep,
-               second_sweep, damaged_image, hang_rank]  # fmt: skip
+               second_sweep, damaged_image, hang_rank, damaged_file]  # fmt: skip
+FAULT_KINDS += [clock_set_back] if FAKETIME else []
 IF_MOUNTED = [read_only, disk_full]
 IF_NOT_MOUNTED = [remove_results, other_settings]  # a mount point cannot be moved or removed
 
@@ -197,6 +265,30 @@ def check(broken: Broken, process: subprocess.Popen, complete: dict[str, bytes],
     assert {name: now.get(name) for name in complete} == complete
     for name, raw in now.items():
         assert raw.endswith(b"\n") and len(read_rows(broken.results / name)) % 3 == 0, name
+
+
+def inject(kind, broken: Broken, process: subprocess.Popen, complete: dict, group: int) -> None:
+    """Break a sweep in one way, check what is left, and note the outcome."""
+    sound = False
+    try:
+        says = kind(broken, process)
+        check(broken, process, complete, says or "")
+        if says is False:  # the sweep ended before it could be broken
+            return
+        sound = True
+        survived[kind.__name__] += 1
+    except Exception:
+        traceback.print_exc()  # at once: the campaign is long
+        raise
+    finally:
+        now = contents(broken.results)
+        lost = sum(now.get(name) != raw for name, raw in complete.items())
+        if "FAULTS_LOG" in os.environ and (sound or sys.exc_info()[0]):
+            path = Path(os.environ["FAULTS_LOG"])
+            rows = [] if path.is_file() else [LOG]
+            rows.append([SEED, group, kind.__name__, len(complete), lost, int(sound)])
+            with path.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 @pytest.mark.parametrize("group", range(-(-FAULTS // GROUP)))
@@ -214,19 +306,18 @@ def test_faults(data, tmp_path, group):
         kinds = FAULT_KINDS + (IF_MOUNTED if mounted else IF_NOT_MOUNTED)
         for kind in dice.sample(kinds, min(GROUP, FAULTS - group * GROUP)):
             complete = contents(broken.results)
-            if len(complete) == RUNS:
-                first = dice.choice(sorted(complete))
-                (broken.results / first).unlink()
-                complete.pop(first)
+            if len(complete) >= RUNS:
+                planned = [name for name in complete if name[-5] in "123"]
+                again = dice.choice(sorted(planned))
+                (broken.results / again).unlink()
+                complete.pop(again)
             process = broken.sweep()
             time.sleep(dice.uniform(0.0, 9.0))
             while process.poll() is None and not (broken.results / "environment.json").exists():
                 time.sleep(0.1)
             complete |= contents(broken.results)
             if process.poll() is None:
-                says = kind(broken, process)
-                check(broken, process, complete, says or "")
-                survived[kind.__name__] += says is not False
+                inject(kind, broken, process, complete, group)
             else:
                 process.communicate()
         last = broken.sweep()
@@ -237,8 +328,7 @@ def test_faults(data, tmp_path, group):
         left += [path.name for path in broken.temporary.iterdir()
                  if not path.name.startswith("torchinductor")]  # torch's own cache  # fmt: skip
         assert not left
-        plots = [sys.executable, REPOSITORY / "cpu" / "plot_cpu_results.py", broken.results]
-        done = subprocess.run([*plots, "--output", tmp_path / "plots"], capture_output=True)
+        done = broken.plots()
         assert done.returncode == 0, done.stderr
     finally:
         if mounted:
