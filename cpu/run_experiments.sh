@@ -299,6 +299,8 @@ run_one() {
   local number=$1 of=$2 round=$3 cell=$4 ranks=$5 threads=$6 status=0 begun wall line in_steps=""
   local record parts before
   shift 6
+  # Without this a removed folder would come back, with half of its results and none of its record.
+  [[ -f $RESULTS_DIR/environment.json || $NODE_RANK != 0 ]] || die "$lost_folder"
   mkdir -p "$RESULTS_DIR/$cell" || die "$lost_folder"
   rm -f "$RESULTS_DIR/$cell/skipped.csv"
   current="$RESULTS_DIR/$cell/times_run$round"

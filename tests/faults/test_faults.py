@@ -291,6 +291,7 @@ def inject(kind, broken: Broken, process: subprocess.Popen, complete: dict, grou
                 csv.writer(file, lineterminator="\n").writerows(rows)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("group", range(-(-FAULTS // GROUP)))
 def test_faults(data, tmp_path, group):
     dice = random.Random(f"{SEED} {group}")
