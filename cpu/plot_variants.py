@@ -100,11 +100,12 @@ def read_learning(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     drop = (losses["plain"].head(FIRST).mean() - learnt["plain"]).median()
     difference = plots.median_interval(apart)
     percent = [100 * value / drop for value in difference]
+    ends = dict(zip(ENDS, zip(difference, percent, strict=True), strict=True))
     return losses, {
+        **{f"difference{end}": f"{apart:.4f}" for end, (apart, _) in ends.items()},
+        **{f"percent{end}": f"{share:.1f}" for end, (_, share) in ends.items()},
         "seeds": str(len(apart)), "steps": str(len(losses)), "last": str(LAST),
         "first": str(FIRST), "drop": f"{drop:.2f}",
-        "difference": "{:.4f} [{:.4f}, {:.4f}]".format(*difference),
-        "percent": "{:.1f} [{:.1f}, {:.1f}]".format(*percent),
         "plain": f"{learnt['plain'].median():.3f}", "fast": f"{learnt['fast'].median():.3f}",
     }  # fmt: skip
 
@@ -125,8 +126,10 @@ def draw_learning(losses: pd.DataFrame, title: str, output: Path) -> None:
     plots.save(figure, output / "learning")
 
 
-def told(row: pd.Series, name: str, digits: int = 2) -> str:
-    median, low, high = (f"{row[name + end]:.{digits}f}" for end in ENDS)
+def told(row: pd.Series | dict[str, str], name: str, digits: int | None = 2) -> str:
+    """A median with its interval; digits None: texts, as they are."""
+    values = (row[name + end] for end in ENDS)
+    median, low, high = (v if digits is None else f"{v:.{digits}f}" for v in values)
     return f"{median} [{low}, {high}]"
 
 
@@ -160,7 +163,7 @@ def write_answers(table: pd.DataFrame, learning: dict[str, str], path: Path) -> 
             )
     lines.append(
         f"- **Learning** ({learning['seeds']} seeds): the mean loss of the last {LAST} of "
-        f"{learning['steps']} steps differs by {learning['percent']} % of its drop."
+        f"{learning['steps']} steps differs by {told(learning, 'percent', None)} % of its drop."
     )
     path.write_text("\n".join(lines) + "\n")
 
@@ -222,7 +225,7 @@ def main() -> None:
     })  # fmt: skip
     print(shown.to_string(index=False))
     print(f"last {LAST} of {learning['steps']} steps, {learning['seeds']} seeds: fast - plain = "
-          f"{learning['difference']}, {learning['percent']} % of the drop")
+          f"{told(learning, 'difference', None)}, {told(learning, 'percent', None)} % of the drop")
     print(f"figures, variants.csv and the numbers are in {args.output}")
 
 

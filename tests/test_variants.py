@@ -53,8 +53,9 @@ def test_known_gains_and_limits(variants, tmp_path):
 def test_known_difference_in_learning(variants, tmp_path):
     write_study(tmp_path)
     _, learning = variants.read_learning(tmp_path / "learning.csv")
-    assert learning["difference"] == "0.0050 [-0.0200, 0.0300]" and learning["drop"] == "1.00"
-    assert learning["percent"] == "0.5 [-2.0, 3.0]"
+    found = [learning[f"difference{end}"] for end in variants.ENDS]
+    assert found == ["0.0050", "-0.0200", "0.0300"] and learning["drop"] == "1.00"
+    assert variants.told(learning, "percent", None) == "0.5 [-2.0, 3.0]"
 
 
 def test_figures_of_variants_and_what_is_missing(tmp_path):
