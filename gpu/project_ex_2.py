@@ -633,8 +633,7 @@ def describe_gpus(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def measure_on_gpus(args: argparse.Namespace) -> None:
-    """The run: prepare, see that it fits, train, write the rows. A sweep is told what passed before
-    the steps."""
+    """The run: prepare, see that it fits, train, write the rows; tell a sweep what it took."""
     uptime = Path("/proc/uptime").read_text  # by this clock the sweep tells the rank's beginning
     moments = [uptime()]
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -125,7 +125,11 @@ def second_sweep(broken, process):
 
 
 def remove_results(broken, process):
-    """What was complete comes back: the user had a copy."""
+    """While a run is in progress. What was complete comes back: the user had a copy."""
+    while not list(broken.results.glob("*/times_run*.log")):
+        if process.poll() is not None:
+            return False
+        time.sleep(0.1)
     copy = broken.results.with_name("copy")
     shutil.copytree(broken.results, copy)
     shutil.rmtree(broken.results, ignore_errors=True)
