@@ -180,12 +180,27 @@ def clock_numbers() -> dict[str, str]:
     }
 
 
+def fault_rows() -> tuple[list[str], dict[str, str]]:
+    """The campaign of faults (written by make faults) by kind, and its sums."""
+    faults = pd.read_csv(REPOSITORY / "tests" / "faults" / "campaign.csv")
+    columns = {"survived": ["size", "sum"], "runs_complete": ["sum"], "runs_lost": ["sum"]}
+    kinds = faults.groupby("kind").agg(columns)
+    rows = [
+        " & ".join([kind.replace("_", " "), *(str(count) for count in counts)])
+        for kind, *counts in kinds.itertuples()
+    ]
+    total = [str(count) for count in kinds.sum()]
+    rows.append(" & ".join([r"\midrule all", *total]))
+    names = ["injected", "survived", "at-stake", "lost"]
+    return rows, {f"faults/{name}": n for name, n in zip(names, total, strict=True)}
+
+
 def fingerprint() -> str:
     """Of all that the report is made from: a PDF that shows another one is out of date."""
     digest = hashlib.sha256()
     sources = [*REPOSITORY.glob("cpu/cpu_plots*/*.tex"), *REPOSITORY.glob("gpu/gpu_plots*/*.tex")]
     sources += [HERE / name for name in ("report.tex", "references.bib", "claims_rows.tex",
-                                     "clock_truth.csv", "scaling.tex")]
+                                     "clock_truth.csv", "scaling.tex", "faults_rows.tex")]
     for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -207,7 +222,9 @@ def main() -> None:
     }
     lines = [" & ".join([claim, *cells]) + r" \\" for claim, cells in rows.items()]
     (HERE / "claims_rows.tex").write_text("\n\\addlinespace\n".join(lines) + "\n")
-    numbers = protocol_numbers(here, original) | needs | clock_numbers()
+    faults, fault_numbers = fault_rows()
+    (HERE / "faults_rows.tex").write_text("".join(rf"{row} \\" + "\n" for row in faults))
+    numbers = protocol_numbers(here, original) | needs | clock_numbers() | fault_numbers
     numbers |= {"superlinear": superlinear_sentence(table, here), "fingerprint": fingerprint()}
     definitions = [
         rf"\expandafter\def\csname claims/{name}\endcsname{{{text}}}"

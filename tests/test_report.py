@@ -16,7 +16,7 @@ TYPED = re.compile(
 )
 MACROS = {
     "cpu": "cpu-plots/", "orig": "cpu-plots-original-protocol/", "claim": "claims/",
-    "net": "network/", "scal": "scaling/",
+    "net": "network/", "scal": "scaling/", "vari": "variants/", "vsweep": "cpu-plots-variants/",
 }  # fmt: skip
 
 
@@ -24,7 +24,7 @@ MACROS = {
 def text(committed) -> str:
     source = (committed / "report" / "report.tex").read_text()
     body = source.split(r"\begin{document}")[1]
-    marks = r"(?m)^%.*$|\\includegraphics\[.*?\]|\\(?:cpu|orig|claim|val|net|scal)\{[^}]*\}"
+    marks = rf"(?m)^%.*$|\\includegraphics\[.*?\]|\\(?:val|{'|'.join(MACROS)})\{{[^}}]*\}}"
     return re.sub(marks, "X", body)
 
 
@@ -45,7 +45,7 @@ def test_every_number_and_figure_exists(committed):
     files += (committed / "cpu").rglob("*numbers.tex")
     definitions = "\n".join(path.read_text() for path in files)
     defined = set(re.findall(r"\\csname (.*?)\\endcsname", definitions))
-    named = re.findall(r"\\(cpu|orig|claim|net|scal)\{(.*?)\}", body)
+    named = re.findall(rf"\\({'|'.join(MACROS)})\{{(.*?)\}}", body)
     used = {MACROS[macro] + name for macro, name in named}
     for where, name in re.findall(r"\\val\{(.*?)\}\{(.*?)\}", body):
         used |= {f"{where}/{name}{end}" for end in ("", "-low", "-high")}

@@ -17,6 +17,7 @@ FOLDERS = {  # results -> figures
     "cpu/cpu_run_loading": "cpu/cpu_plots_loading",
     "cpu/cpu_run_loading_full_size_stand_in": "cpu/cpu_plots_loading_full_size_stand_in",
     "cpu/cpu_run_network": "cpu/cpu_plots_network",
+    "cpu/cpu_run_variants": "cpu/cpu_plots_variants",
 }
 
 
@@ -40,7 +41,7 @@ def test_rows_are_complete_and_of_this_code(committed, results):
 
 @pytest.mark.parametrize("results", FOLDERS)
 def test_summary_is_what_the_rows_give(committed, results, tmp_path):
-    only = ["--table-only"] if "network" in results else []
+    only = ["--table-only"] if "network" in results or "variants" in results else []
     command = [sys.executable, committed / "cpu" / "plot_cpu_results.py", committed / results]
     done = subprocess.run(
         [*map(str, command), *only, "--output", str(tmp_path)], capture_output=True, text=True
@@ -49,7 +50,12 @@ def test_summary_is_what_the_rows_give(committed, results, tmp_path):
     kept = committed / FOLDERS[results]
     tables = [pd.read_csv(folder / "summary.csv") for folder in (tmp_path, kept)]
     pd.testing.assert_frame_equal(*tables, rtol=1e-9)
-    if only:
+    if "variants" in results:
+        script = committed / "cpu" / "plot_variants.py"
+        subprocess.run([sys.executable, script, "--output", tmp_path], check=True)
+        for name in ("variants_rows.tex", "variants_numbers.tex", "answers.md"):
+            assert (tmp_path / name).read_text() == (kept / name).read_text()
+    elif only:
         script = committed / "cpu" / "plot_network_results.py"
         subprocess.run([sys.executable, script, tmp_path / "summary.csv"], check=True)
         for name in ("network_rows.tex", "network_numbers.tex"):
@@ -76,8 +82,10 @@ def test_the_model_says_what_its_data_give(committed):
 
 def test_readme_says_what_the_figures_show(committed):
     readme = (committed / "README.md").read_text()
-    shown = readme.split("a test compares -->\n")[1].split("<!-- end of answers -->")[0]
-    assert shown == (committed / "cpu" / "cpu_plots" / "answers.md").read_text()
+    for mark, folder in (("answers", "cpu_plots"), ("variants", "cpu_plots_variants")):
+        shown = readme.split(f"<!-- {mark}: ")[1].split(" -->\n")[1]
+        shown = shown.split(f"<!-- end of {mark}")[0]
+        assert shown == (committed / "cpu" / folder / "answers.md").read_text()
 
 
 def test_readme_shows_the_loading_rows(committed):
