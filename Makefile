@@ -1,16 +1,22 @@
-# make cpu      set-up, data, sweep over CPU cores, figures
-# make test     set-up, tests
-# make faults   breaks more than 200 real sweeps at random points (an hour or two)
-# make test-root   tests of the virtual cluster: need root, iproute2 and network namespaces
-# make plots    the figures again, from the results that are there
-# make report   the report (needs LaTeX; says which packages)
-# make lint     ruff and shellcheck
-# make clean    removes caches and LaTeX's working files; never a measurement, a figure or the data
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
+RUN := $(CURDIR)/$(BIN)/python
 
-.PHONY: cpu gpu plots report test test-root faults lint clean data
+.PHONY: help cpu gpu plots report test test-root faults lint clean data
+
+# What there is to make.
+help:
+	@printf '%s\n' \
+	  'make cpu        set-up, data, sweep over CPU cores, figures: your own, beside the published' \
+	  'make gpu        the same over GPUs; make gpu DEVICE=cpu tests the program without one' \
+	  'make plots      the published figures again, from the published rows' \
+	  'make report     the report, from the published rows (needs LaTeX; says which packages)' \
+	  'make test       set-up, tests' \
+	  'make test-root  tests of the virtual cluster: need root, iproute2 and network namespaces' \
+	  'make faults     breaks more than 200 real sweeps at random points (an hour or two)' \
+	  'make lint       ruff and shellcheck' \
+	  'make clean      removes caches and LaTeX working files; never a measurement, figure or image'
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -29,30 +35,27 @@ data: .venv/ready
 	  || { echo 'making stand-ins instead; rows and figures will say so' >&2; \
 	       $(BIN)/python data/prepare_imagenette.py --synthetic; }
 
+# Variables on make's command line, like NUM_RUNS=2, reach the sweep in the environment.
 cpu: data
-	@PYTHON=$(CURDIR)/$(BIN)/python cpu/run_experiments.sh; status=$$?; \
-	  $(BIN)/python cpu/plot_cpu_results.py && exit $$status
+	@PYTHON='$(RUN)' exec cpu/run_experiments.sh
 
 gpu: data
-	@PYTHON=$(CURDIR)/$(BIN)/python gpu/run_gpu_experiments.sh; status=$$?; \
-	  $(BIN)/python gpu/gpu_plots_ex_2.py && exit $$status
+	@PYTHON='$(RUN)' exec gpu/run_gpu_experiments.sh
 
-# Each folder of results cpu_run_X has its figures in cpu_plots_X.
 plots: .venv/ready
-	set -e; for results in cpu/cpu_run*/; do results=$${results%/}; \
-	  [[ $$results == *_until_* ]] && continue; $(BIN)/python cpu/plot_cpu_results.py $$results \
-	    --method $$([[ $$results == *original* ]] && echo original || echo sound) \
-	    $$([[ $$results == *network* || $$results == *variants* ]] && echo --table-only) \
-	    --output cpu/cpu_plots$${results#cpu/cpu_run} >/dev/null; done
-	if [[ -d cpu/cpu_run_variants ]]; then $(BIN)/python cpu/plot_variants.py >/dev/null; fi
-	if [[ -d cpu/cpu_run_network ]]; then $(BIN)/python cpu/plot_network_results.py >/dev/null; fi
-	if [[ -d gpu/gpu_experiments ]]; then $(BIN)/python gpu/gpu_plots_ex_2.py >/dev/null; fi
+	$(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)/cpu/cpu_run' >/dev/null
+	set -e; for study in cpu/studies/*/; do \
+	  $(BIN)/python "$$study"plot.py "$$PWD/$$study"runs >/dev/null; done
+	if [[ -d gpu/gpu_experiments ]]; then \
+	  $(BIN)/python gpu/gpu_plots_ex_2.py '$(CURDIR)/gpu/gpu_experiments' >/dev/null; fi
 
 report: plots
 	@command -v latexmk >/dev/null || { echo 'error: no latexmk; on Debian: apt-get install' \
 	  latexmk texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended >&2; exit 1; }
+	$(BIN)/python gpu/predict_memory.py --output report/memory.csv >/dev/null
 	$(BIN)/python report/scaling_model.py >/dev/null
-	$(BIN)/python report/claims.py
+	$(BIN)/python report/claims.py >/dev/null
+	$(BIN)/python report/report_numbers.py
 	@cd report && latexmk -pdf -interaction=nonstopmode -halt-on-error report.tex >/dev/null 2>&1 \
 	  || { echo 'error: LaTeX failed, see report/report.log:' >&2; grep -A3 '^!' report.log >&2; exit 1; }
 	@! grep -E 'Overfull|undefined|multiply defined' report/report.log
@@ -62,15 +65,16 @@ test: .venv/ready-tests
 
 faults: .venv/ready-tests
 	rm -f tests/faults/campaign.csv
-	FAULTS=224 FAULTS_LOG=$(CURDIR)/tests/faults/campaign.csv $(BIN)/python -m pytest -q -s tests/faults
+	FAULTS=224 FAULTS_LOG='$(CURDIR)/tests/faults/campaign.csv' $(BIN)/python -m pytest -q -s tests/faults
 
 test-root: .venv/ready-tests
 	$(BIN)/python -m pytest -q -rs tests/root
 
 lint: .venv/ready-tests
 	$(BIN)/ruff check --config tests/ruff.toml .
-	shellcheck .ci/run cpu/*.sh gpu/*.sh
+	shellcheck .ci/run common/*.sh cpu/*.sh cpu/studies/*/*.sh gpu/*.sh
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .hypothesis $$(find . -name __pycache__ -not -path './.venv/*')
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
 	cd report && rm -f *.aux *.bbl *.blg *.fdb_latexmk *.fls *.log *.out

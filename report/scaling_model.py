@@ -1,42 +1,34 @@
 """A model of the step time over n devices, fitted on some configurations and tested on others.
 
-    python scaling_model.py      # after plot_cpu_results.py and plot_network_results.py
+    python scaling_model.py      # after cpu/studies/network/plot.py
 
 step(n, b) = compute of the slowest of n devices at the local batch b
            + exposed all-reduce + what the hidden transfer takes from the computing core
 
-- compute: median step of ranks that do not talk; the slowest of n by drawing n of their measured
-  spreads about it (waiting).
+- compute: median step of ranks without communication; the slowest of n by drawing n of their
+  measured spreads about it (waiting).
 - exposed: DDP's buckets in the order in which backward makes the gradients, sent one after the
   other; each takes latency + 2(n-1)/n x bytes / bandwidth, both from the all-reduce alone.
-- slowed: seconds of the core a byte; the one number that is fitted on steps, those of FITTED.
+- slowed: seconds of the core per byte; the one number that is fitted on steps, those of FITTED.
 
-Reads cpu/cpu_plots_network/summary.csv, the rows, all_reduce.csv and gradients.csv. Writes
-predicted_vs_measured and scaling_prediction (.png, .pdf) and scaling.tex (numbers) beside itself.
+Reads the network study's summary.csv, rows, all_reduce.csv and gradients.csv. Writes
+predicted_vs_measured (.png, .pdf) and scaling.csv (its errors, and what was fitted) beside itself.
 """
 
 import sys
 from pathlib import Path
 
-import matplotlib
-import matplotlib.ticker
 import numpy as np
 import pandas as pd
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
-
 HERE = Path(__file__).resolve().parent
-CPU = HERE.parent / "cpu"
+sys.path.insert(0, str(HERE.parent / "common"))
+import results as r  # noqa: E402  (found on the path of the line before)
+from results import plt  # noqa: E402
+
+STUDY = HERE.parent / "cpu" / "studies" / "network"
 MIB = 2**20
-FITTED = {("unshaped", 8, "1"), ("10gbit", 8, ""), ("100mbit", 8, "25")}  # network, batch, buckets
-LINKS = {"1 Gbit": (1e9, "#D55E00"), "10 Gbit": (1e10, "#0072B2"), "100 Gbit": (1e11, "#009E73")}
-DEVICES = 2 ** np.arange(11)
-STRONG_BATCH, WEAK_BATCH = 1024, 16  # images: all devices together; a device
-STYLE = {"figure.figsize": (9, 4), "savefig.dpi": 150, "savefig.bbox": "tight", "font.size": 10,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-         "axes.axisbelow": True, "grid.alpha": 0.3, "pdf.fonttype": 42, "legend.frameon": False,
-         "legend.fontsize": 8.5}  # fmt: skip
+FITTED = {("unshaped", 8, "1"), ("10gbit", 8, ""), ("100mbit", 8, "25")}  # network, batch, bucket
 
 
 def bucket_plan(gradients: pd.DataFrame, cap: str) -> list[tuple[int, float]]:
@@ -162,109 +154,52 @@ def compare(model: Model, table: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFr
 
 
 def predicted_vs_measured(rows: pd.DataFrame) -> None:
-    """Steps and the communication's shares, predicted against measured; fitted ones are hollow."""
-    figure, (left, right) = plt.subplots(1, 2, layout="constrained")
+    """The error of each predicted step, against the measured step with its interval."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.2))
     for fitted, rest in rows.groupby("fitted"):
-        look = {"fmt": "o", "color": "#0072B2", "markersize": 5, "capsize": 2,
-                "markerfacecolor": "white" if fitted else "#0072B2",
-                "label": "fitted on" if fitted else "held out"}  # fmt: skip
-        errors = [rest["measured"] - rest["low"], rest["high"] - rest["measured"]]
-        left.errorbar(rest["predicted"], rest["measured"], errors, **look)
-        right.errorbar(100 * rest["share_predicted"], 100 * rest["share_measured"], **look)
-    ends = [0.9 * rows[["measured", "predicted"]].min(axis=None),
-            1.1 * rows[["measured", "predicted"]].max(axis=None)]  # fmt: skip
-    left.plot(ends, ends, ":", color="#444444", label="equal")
-    left.fill_between(ends, [0.8 * x for x in ends], [1.2 * x for x in ends], alpha=0.12,
-                      color="#444444", linewidth=0, label="20 % either way")  # fmt: skip
-    left.set(xscale="log", yscale="log", xlabel="predicted step (s)", ylabel="measured step (s)")
-    for axis in (left.xaxis, left.yaxis):
-        axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 3, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_locator(matplotlib.ticker.NullLocator())
-    right.axline((0, 0), slope=1, linestyle=":", color="#444444")
-    right.set(xlabel="predicted cost of communication (% of step)",
-              ylabel="measured cost of communication (% of step)")  # fmt: skip
-    left.legend()
-    save(figure, "predicted_vs_measured")
+        errors = 100 * rest["error"]
+        spread = [(100 * (rest["predicted"] / rest[end] - 1) - errors).abs() for end in
+                  ("high", "low")]
+        axes.errorbar(rest["measured"], errors, spread, fmt="o", color=r.COLOURS[0], capsize=2,
+                      markerfacecolor="white" if fitted else r.COLOURS[0],
+                      label="fitted on" if fitted else "held out")
+    axes.axhline(0, linestyle=":", color="#444444")
+    axes.set(xscale="log", xlabel="measured step (s)", ylabel="predicted step: error (%)")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.legend()
+    r.save(figure, HERE / "predicted_vs_measured")
 
 
-def scaling_prediction(model: Model, uncertainty: float) -> None:
-    """Efficiency to 1024 devices, strong and weak, on three links: on paper."""
-    figure, panels = plt.subplots(1, 2, sharey=True, layout="constrained")
-    latency = model.links["1gbit"][0]
-    efficient = model.links["1gbit"][1] / (1e9 / 8)  # what the link carries of its nominal rate
-    for axes, strong in zip(panels, (True, False), strict=True):
-        for name, (bits, colour) in LINKS.items():
-            for cap, line in (("", "-"), ("25", "--")):
-                own = STRONG_BATCH / DEVICES if strong else np.full(len(DEVICES), WEAK_BATCH)
-                steps = np.array([
-                    sum(model.parts(int(n), b, cap, latency, bits / 8 * efficient))
-                    for n, b in zip(DEVICES, own, strict=True)
-                ])  # fmt: skip
-                efficiency = steps[0] / steps / (DEVICES if strong else 1)
-                label = f"{name}, {'25 MB buckets' if cap else 'DDP as it is'}"
-                axes.plot(DEVICES, efficiency, line, color=colour, label=label)
-                if not cap:
-                    off = np.where(DEVICES > 1, uncertainty, 0.0)
-                    axes.fill_between(DEVICES, efficiency * (1 - off), efficiency * (1 + off),
-                                      color=colour, alpha=0.12, linewidth=0)
-        kind = f"strong: {STRONG_BATCH} images in all" if strong else f"weak: {WEAK_BATCH} a device"
-        axes.set(xscale="log", xlabel="devices, one a host", title=f"predicted, {kind}")
-        axes.set_xticks(DEVICES[::2], DEVICES[::2])
-        axes.minorticks_off()
-    panels[0].set(ylabel="efficiency a device (prediction)", ylim=(0, None))
-    panels[1].legend(loc="lower left")
-    figure.supxlabel(f"band: the largest error on held-out configurations, {100 * uncertainty:.0f} "
-                     "% either way; nothing here beyond 2 devices was measured", fontsize=8.5)
-    save(figure, "scaling_prediction")
-
-
-def save(figure: plt.Figure, name: str) -> None:
-    figure.savefig(HERE / f"{name}.png")
-    figure.savefig(HERE / f"{name}.pdf", metadata={"CreationDate": None})
-    plt.close(figure)
-
-
-def write_numbers(rows: pd.DataFrame, model: Model) -> None:
-    """LaTeX definitions: errors on held-out steps and shares, and what was fitted."""
+def numbers(rows: pd.DataFrame, model: Model) -> dict[str, str]:
+    """Errors on held-out steps and on the communication's shares, and what was fitted."""
     held = rows[~rows["fitted"]]
-    talkative = held[held["decided"]]
-    share_errors = (talkative["share_predicted"] / talkative["share_measured"] - 1).abs()
+    dear = held[held["decided"]]
+    shares = (dear["share_predicted"] / dear["share_measured"] - 1).abs()
     points = (held["share_predicted"] - held["share_measured"]).abs()
-    gbit = model.links["1gbit"]
-    numbers = {
+    return {
         "held": len(held), "fitted": int(rows["fitted"].sum()),
-        "error-median": f"{100 * held['error'].abs().median():.1f}",
-        "error-worst": f"{100 * held['error'].abs().max():.1f}",
-        "share-median": f"{100 * share_errors.median():.0f}",
-        "share-worst": f"{100 * share_errors.max():.0f}", "share-configurations": len(talkative),
-        "share-points": f"{100 * points.max():.1f}",
+        "error_median": f"{100 * held['error'].abs().median():.1f}",
+        "error_worst": f"{100 * held['error'].abs().max():.1f}",
+        "share_median": f"{100 * shares.median():.0f}", "share_configurations": len(dear),
+        "share_worst": f"{100 * shares.max():.0f}", "share_points": f"{100 * points.max():.1f}",
         "slowed": f"{1000 * model.slowed_a_byte * model.gradients['bytes'].sum():.0f}",
-        "gbit-efficiency": f"{100 * gbit[1] / (1e9 / 8):.0f}",
-        "gbit-latency": f"{1e6 * gbit[0]:.0f}",
-        "gradient-megabytes": f"{model.gradients['bytes'].sum() / 1e6:.1f}",
+        "gbit_efficiency": f"{100 * model.links['1gbit'][1] / (1e9 / 8):.0f}",
+        "gradient_megabytes": f"{model.gradients['bytes'].sum() / 1e6:.1f}",
     }
-    definitions = [
-        rf"\expandafter\def\csname scaling/{name}\endcsname{{{text}}}"
-        for name, text in numbers.items()
-    ]
-    (HERE / "scaling.tex").write_text(
-        "\n".join(["% Written by scaling_model.py from the CSV files.", *definitions]) + "\n"
-    )
 
 
 def main() -> None:
-    results, plots = CPU / "cpu_run_network", CPU / "cpu_plots_network"
     try:
-        table = pd.read_csv(plots / "summary.csv", keep_default_na=False, na_values=[""])
-        steps = measured_steps(results)
-        all_reduce = pd.read_csv(results / "all_reduce.csv")
-        gradients = pd.read_csv(results / "gradients.csv")
+        table = pd.read_csv(STUDY / "plots" / "summary.csv", keep_default_na=False, na_values=[""])
+        steps = measured_steps(STUDY / "runs")
+        all_reduce = pd.read_csv(STUDY / "runs" / "all_reduce.csv")
+        gradients = pd.read_csv(STUDY / "runs" / "gradients.csv")
     except (OSError, ValueError) as error:
-        print(f"error: {error}: run cpu/run_network_experiments.sh first", file=sys.stderr)
+        print(f"error: {error}: run cpu/studies/network/run.sh and plot.py first", file=sys.stderr)
         sys.exit(2)
     alone = table[table["mode"] == "no_communication"].set_index("batch_size")
-    table = table[(table["mode"] == "ddp") & ~table["options"].str.contains("ddp=")]
+    table = table[(table["mode"] == "ddp") & ~table["options"].str.contains("ddp=|gradients=")]
     table = table.assign(
         network=table["options"].str.extract(r"network=([^;]*)", expand=False),
         cap=table["bucket_cap_mb"].map(lambda cap: "" if pd.isna(cap) else f"{cap:g}"),
@@ -274,10 +209,9 @@ def main() -> None:
     model.fit(table[fitted])
     rows = compare(model, table, alone)
     print(rows.round(3).to_string(index=False))
-    with plt.rc_context(STYLE):
+    with plt.rc_context(r.STYLE):
         predicted_vs_measured(rows)
-        scaling_prediction(model, rows[~rows["fitted"]]["error"].abs().max())
-    write_numbers(rows, model)
+    pd.DataFrame([numbers(rows, model)]).to_csv(HERE / "scaling.csv", index=False)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,169 @@
+"""Every number and table row that report.tex asks for, looked up in what the plots wrote.
+
+    python report_numbers.py      # writes numbers.tex; ends with a line if a name is unknown
+
+report.tex names a number by folder, configuration and quantity: \\num{cpu/most/rate}, or \\val for
+a median with its interval. A configuration is `fewest` or `most` (the ends of the main series),
+`machine`, or what the functions below name; tables are \\num{rows/...}.
+"""
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "common"))
+import results as r  # noqa: E402  (found on the path of the line before)
+
+CPU = HERE.parent / "cpu"
+STUDIES = CPU / "studies"
+FOLDERS = {  # name: figures, rows
+    "cpu": (CPU / "cpu_plots", CPU / "cpu_run"),
+    "original": (STUDIES / "original_protocol" / "plots", STUDIES / "original_protocol" / "runs"),
+    "variants": (STUDIES / "variants" / "plots", STUDIES / "variants" / "runs"),
+    "network": (STUDIES / "network" / "plots", STUDIES / "network" / "runs"),
+}
+ASKED = re.compile(r"\\(num|val)\{([^}#]*)\}")
+
+
+def sweep_numbers(name: str) -> dict[str, object]:
+    """The machine and the ends of the main series of a sweep, each column by its name."""
+    plots, rows = FOLDERS[name]
+    numbers = {f"machine/{k}": str(v) for k, v in r.read_environment(rows).items()}
+    table = r.main_series(pd.read_csv(plots / "summary.csv", keep_default_na=False, na_values=[""]))
+    ratios = r.paired_ratios(r.run_table(r.read_results(rows)[0]))
+    for end, place in (("fewest", 0), ("most", -1)) if len(table) else ():
+        row = table.iloc[place].to_dict()
+        row |= {f"{part}_percent": 100 * row[part] / row["step_time"] for part in r.PARTS}
+        row["cold_ratio"] = row["cold_step_time"] / row["step_time"]
+        here = ratios[(ratios["series"] == row["series"])
+                      & (ratios["num_devices"] == row["num_devices"])] if len(ratios) else ratios
+        for _, pair in here.iterrows():
+            row |= {f"{pair['bound']}_{k}": pair[k] for k in ("ratio", "ratio_low", "ratio_high",
+                                                              "rounds")}
+        numbers |= {f"{end}/{k}": v for k, v in row.items()}
+    return {f"{name}/{k}": v for k, v in numbers.items()}
+
+
+def variants_numbers() -> dict[str, object]:
+    folder = FOLDERS["variants"][0]
+    table, numbers = pd.read_csv(folder / "variants.csv"), {}
+    others = table[~table["variant"].str.startswith("plain")]
+    chosen = {"plain": table[table["variant"].str.startswith("plain")], "fast": others,
+              "fast_fp32": others[others["precision"] == "fp32"],
+              "compiled": others[others["variant"].str.contains("compile")]}
+    chosen["learning"] = pd.read_csv(folder / "learning.csv")
+    for name, rows in chosen.items():
+        for _, row in rows.tail(1).iterrows():
+            numbers |= {f"variants/{name}/{k}": v for k, v in row.items()}
+    return numbers
+
+
+def network_numbers() -> dict[str, object]:
+    """At each rate DDP as it is, and the setting with the shortest step; decided where their
+    intervals do not overlap."""
+    table, numbers = pd.read_csv(FOLDERS["network"][0] / "network.csv"), {}
+    batch = table.groupby("batch_size")["setting"].nunique().idxmax()
+    for network, rows in table[table["batch_size"] == batch].groupby("network"):
+        plain, best = rows[rows["setting"] == "DDP as it is"], rows.sort_values("step_time")
+        for name, row in (("plain", plain.iloc[0]), ("best", best.iloc[0])):
+            numbers |= {f"network/{network}/{name}/{k}": v for k, v in row.items()}
+        overlap = best.iloc[0]["step_time_high"] >= plain.iloc[0]["step_time_low"]
+        numbers[f"network/{network}/overlap"] = "overlap" if overlap else "do not overlap"
+    machine = r.read_environment(FOLDERS["network"][1])
+    numbers |= {f"network/machine/{k}": v for k, v in machine.items()}
+    return numbers | {"network/runs": " or ".join(map(str, sorted(set(table["runs"]))))}
+
+
+def other_numbers() -> dict[str, object]:
+    """Errors of the model and of the clocks; how their protocol reads on this machine."""
+    scaling = pd.read_csv(HERE / "scaling.csv", dtype=str).iloc[0]
+    truth = pd.read_csv(HERE / "clock_truth.csv")
+    errors = (1000 * (truth["found_s"] - truth["slept_s"])).abs()
+    here, cold = (r.main_series(pd.read_csv(FOLDERS[name][0] / "summary.csv")) for name in
+                  ("cpu", "original"))
+    both = here.merge(cold, on="num_devices", suffixes=("", "_cold")).iloc[-1]
+    runs = r.run_table(r.read_results(FOLDERS["original"][1])[0])
+    runs = runs[runs["num_devices"] == both["num_devices"]]
+    over = {n: 100 * (32 / (32 // n * n) - 1) for n in range(1, 9)}
+    return {f"scaling/{k}": v for k, v in scaling.items()} | {
+        "clock/places": truth["slept_in"].nunique(), "clock/slept": 1000 * truth["slept_s"].max(),
+        "clock/median": errors.median(), "clock/largest": errors.max(),
+        "protocol/devices": both["num_devices"],
+        "protocol/cold_to_steady": both["step_time_cold"] / both["step_time"],
+        "protocol/mean_gain": 100 * (runs["step_time"] / runs["original_time"] - 1).median(),
+        "protocol/remainder": max(over.values()),
+        "protocol/remainder_ranks": ", ".join(str(n) for n, share in over.items() if share),
+        "fingerprint": fingerprint(),
+    }
+
+
+def table_rows() -> dict[str, str]:
+    """The rows of the report's tables."""
+    cpu = pd.read_csv(FOLDERS["cpu"][0] / "summary.csv")
+    loading = pd.read_csv(STUDIES / "loading" / "plots" / "summary.csv")
+    network = pd.read_csv(FOLDERS["network"][0] / "network.csv")
+    variants = pd.read_csv(FOLDERS["variants"][0] / "variants.csv")
+    claims = pd.read_csv(HERE / "claims.csv")
+    text, base = r.interval_text, cpu["base_devices"] == cpu["num_devices"]
+    base &= cpu["mode"] == "ddp"
+    tables = {
+        "cpu": [[f"{row['series']}, {row['mode'].replace('_', ' ')}", row["num_devices"],
+                 row["runs"], text(row, "rate"), text(row, "step_time"),
+                 "base" if base[i] else text(row, "speedup")] for i, row in cpu.iterrows()],
+        "loading": [[row["dataset"], row["loader"], row["runs"], text(row, "loading_ms", 0),
+                     text(row, "rate")] for _, row in loading.iterrows()],
+        "network": [[row["network"], row["batch_size"], row["setting"], text(row, "step_time"),
+                     text(row, "median_transfer", 0, 1000), f"{1000 * row['slowed']:+.0f}"]
+                    for _, row in network.iterrows()],
+        "variants": [[row["variant"], row["runs"], text(row, "rate"),
+                      "base" if row["variant"].startswith("plain") else text(row, "gain"),
+                      text(row, "loading_ms", 0), f"{row['loading_percent']:.1f}"]
+                     for _, row in variants.iterrows()],
+        "claims": [list(row) for _, row in claims.iterrows()],
+    }
+    return {f"rows/{name}": r.tex_rows(rows) for name, rows in tables.items()}
+
+
+def fingerprint() -> str:
+    """Of all that the report is made from: a PDF that shows another one is out of date."""
+    sources = [*CPU.rglob("plots/*.csv"), CPU / "cpu_plots" / "summary.csv",
+               *(HERE / name for name in ("report.tex", "references.bib", "clock_truth.csv",
+                                          "claims.csv", "scaling.csv"))]
+    digest = hashlib.sha256()
+    for path in sorted(sources):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def main() -> None:
+    try:
+        numbers = sweep_numbers("cpu") | sweep_numbers("original") | sweep_numbers("variants")
+        numbers |= variants_numbers() | network_numbers() | other_numbers()
+        rows = table_rows()
+    except (OSError, KeyError, IndexError, ValueError, r.ResultsError) as error:
+        sys.exit(f"error: the report's data are not complete ({error!r}): run make report")
+    asked = []
+    for macro, name in ASKED.findall((HERE / "report.tex").read_text()):
+        asked += [name + end for end in (("", "-low", "-high") if macro == "val" else ("",))]
+    lines = ["% Written by report_numbers.py from the CSV files: do not edit."]
+    for name in sorted(set(asked)):
+        key = name.replace("-", "_")
+        value = numbers.get(key)
+        if key in rows:
+            text = rows[key]
+        elif value is None or value != value:
+            sys.exit(f"error: report.tex asks for {name!r}, which is not measured or no name")
+        else:
+            text = f"{value:#.3g}" if isinstance(value, float) else str(value).translate(r.TEX)
+            text = text.removesuffix(".")
+        lines.append(rf"\expandafter\def\csname {name}\endcsname{{{text}}}")
+    (HERE / "numbers.tex").write_text("\n".join([*lines, ""]))
+    print(f"{len(lines) - 1} numbers and tables are in {HERE / 'numbers.tex'}")
+
+
+if __name__ == "__main__":
+    main()
