@@ -156,9 +156,10 @@ def answers(table: pd.DataFrame, ratios: pd.DataFrame) -> list[str]:
         return []
     one, most = strong.iloc[0], strong.iloc[-1]
     cores, text = most["num_devices"], r.interval_text
+    gain = (f", {text(most, 'rate')} img/s on {cores}: a speed-up of {text(most, 'speedup')}, an "
+            f"efficiency of {text(most, 'efficiency')} per core") if len(strong) > 1 else ""
     lines = [f"- **Throughput** ({one['series']}, {most['runs']} runs): {text(one, 'rate')} img/s "
-             f"on {one['num_devices']} core, {text(most, 'rate')} img/s on {cores}: a speed-up of "
-             f"{text(most, 'speedup')}, an efficiency of {text(most, 'efficiency')} per core."]
+             f"on {one['num_devices']} core{gain}."]
     weak = table[(table["mode"] == "ddp") & (table["scaling"] == "weak")]
     lines += [f"- **Weak scaling** ({row['series']}, {row['runs']} runs): {text(row, 'rate')} "
               f"img/s on {cores} cores, an efficiency of {text(row, 'efficiency')} per core."

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path += [str(REPOSITORY / name) for name in ("common", "gpu")]  # as the scripts find them
 INJECTED = REPOSITORY / "tests" / "injected.py"
 
 

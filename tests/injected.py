@@ -29,6 +29,7 @@ def load(path: str):
     spec = importlib.util.spec_from_file_location("training_script", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["training_script"] = module  # loader processes look the dataset up there
+    sys.path.insert(0, str(Path(path).parent))  # as for a script
     spec.loader.exec_module(module)
     return module
 
@@ -36,12 +37,12 @@ def load(path: str):
 def record(script, folder: Path) -> None:
     """Save a hash of each image of each step, and the parameters after the last step."""
     plain_model, plain_move, plain_write = (
-        script.torchvision.models.densenet121, script.to_device, script.write_rows
+        script.torchvision.models.get_model, script.to_device, script.write_rows
     )  # fmt: skip
     models, hashes = [], []
 
-    def model(**arguments):
-        models.append(plain_model(**arguments).eval())
+    def model(name, **arguments):
+        models.append(plain_model(name, **arguments).eval())
         return models[-1]
 
     def move(batch, device):
@@ -55,7 +56,7 @@ def record(script, folder: Path) -> None:
         hashes.clear()
         return plain_write(rows, path)
 
-    script.torchvision.models.densenet121 = model
+    script.torchvision.models.get_model = model
     script.to_device, script.write_rows = move, write
 
 
@@ -67,9 +68,9 @@ def sleep(script, _: Path) -> None:
         if state["place"] in places:
             time.sleep(SLEEP)
 
-    plain_load, plain_model = script.load_batches, script.torchvision.models.densenet121
+    plain_load, plain_model = script.load_batches, script.torchvision.models.get_model
     plain_reduce, plain_step, plain_train = (
-        script.allreduce_hook, torch.optim.SGD.step, script.train_step
+        script.default_hooks.allreduce_hook, torch.optim.SGD.step, script.train_step
     )  # fmt: skip
 
     def load_batches(*arguments):
@@ -79,8 +80,8 @@ def sleep(script, _: Path) -> None:
             sleep_if("loading_all", f"loading_rank{script.RANK}")
             yield batch
 
-    def model(**arguments):
-        built = plain_model(**arguments)
+    def model(name, **arguments):
+        built = plain_model(name, **arguments)
         built.register_forward_pre_hook(lambda *_: sleep_if("forward"))
         built.classifier.bias.register_hook(lambda _: sleep_if("backward"))
         return built
@@ -103,8 +104,8 @@ def sleep(script, _: Path) -> None:
         sleep_if("between")
         return plain_train(**arguments)
 
-    script.load_batches, script.torchvision.models.densenet121 = load_batches, model
-    script.allreduce_hook, torch.optim.SGD.step = reduce_bucket, step
+    script.load_batches, script.torchvision.models.get_model = load_batches, model
+    script.default_hooks.allreduce_hook, torch.optim.SGD.step = reduce_bucket, step
     script.train_step = train_step
 
 
@@ -113,7 +114,7 @@ def out_of_memory(script, _: Path) -> None:
     plain_train = script.train_step
 
     def train_step(**arguments):
-        steps_done = sum(part == "optimizer" for part, _ in arguments["timeline"].points)
+        steps_done = sum(point[0] == "optimizer" for point in arguments["timeline"].points)
         last = script.RANK == script.RANKS - 1
         if last and steps_done == 1 and arguments["micro_batches"] == 1:
             raise torch.OutOfMemoryError("out of memory, put in by a test")

@@ -1,5 +1,6 @@
 """The GPU experiment as far as a CPU can test it: memory, out-of-memory, no GPU, the sweep."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from conftest import INJECTED, REPOSITORY, launch, load, read_rows
 SCRIPT = "gpu/project_ex_2.py"
 GIB = 2**30
 CARD = 10.91  # GiB, the card on which the original study ran out of memory at batch 128
-ON_CPU = ["--device", "cpu", "--backend", "gloo"]
+ON_CPU = ["--device", "cpu"]
 SMALL = ["--image-size", "64", "--steps", "2", "--warmup", "1", "--workers", "0", *ON_CPU]
 
 
@@ -22,12 +23,18 @@ def script():
     return load(SCRIPT)
 
 
-def test_memory_is_known_before_the_run(script):
+@pytest.fixture(scope="module")
+def memory():
+    return load("gpu/predict_memory.py")
+
+
+def test_memory_is_known_before_the_run(memory):
     """On the original's card batch 128 does not fit and 64 does; three ways bring 128 under it."""
     begun = time.monotonic()
 
     def need(images, precision="fp32", micro_batches=1, checkpoint=False):
-        return script.predict_memory(images, 224, precision, micro_batches, checkpoint).total / GIB
+        settings = (images, 224, precision, micro_batches, checkpoint)
+        return memory.predict_memory("densenet121", *settings).total / GIB
 
     plain = need(128)
     assert plain > CARD > need(64)
@@ -39,12 +46,22 @@ def test_memory_is_known_before_the_run(script):
     assert time.monotonic() - begun < 30
 
 
-def test_memory_table(script, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [SCRIPT, "--predict-memory", "--gpu-memory", str(CARD)])
-    script.main()
-    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+def test_memory_table(memory, capsys, monkeypatch, tmp_path):
+    output = tmp_path / "memory.csv"
+    arguments = ["--gpu-memory", str(CARD), "--output", str(output)]
+    monkeypatch.setattr(memory, "BATCHES", (64, 128))
+    monkeypatch.setattr(sys, "argv", ["predict_memory.py", *arguments])
+    memory.main()
+    plain = capsys.readouterr().out.split("bf16: ")[0]
+    lines = {line.split()[0]: line.split() for line in plain.splitlines()}
     assert lines["64"][-1] == "1" and lines["128"][-1] == "2"
     assert float(lines["128"][1]) > CARD > float(lines["128"][2])
+    rows = pd.read_csv(output).set_index(["way", "batch_size", "num_devices"])["predicted_gib"]
+    assert f"{rows['plain', 128, 1]:.2f}" == lines["128"][1]
+    assert all(rows[way, 128, 1] < CARD for way in ("bf16", "micro-batches", "recomputation"))
+    monkeypatch.setattr(sys, "argv", ["predict_memory.py", "--model", "resnet18"])
+    memory.main()  # another network: it has no recomputation
+    assert "recomputation" not in capsys.readouterr().out
 
 
 def fails_with(script, monkeypatch, capsys, *arguments):
@@ -59,7 +76,7 @@ def fails_with(script, monkeypatch, capsys, *arguments):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu(script, monkeypatch, capsys, data):
     err = fails_with(script, monkeypatch, capsys, "--data", data)
-    assert "no GPU can be used here" in err and "--device cpu --backend gloo" in err
+    assert "no GPU is available" in err and "--device cpu" in err
 
 
 def test_driver_too_old(script, monkeypatch, capsys, data):
@@ -91,18 +108,17 @@ def test_out_of_memory_on_one_rank_only(data, tmp_path):
     )  # fmt: skip
     assert done.returncode != 0 and time.monotonic() - begun < 60
     assert not output.exists()
-    records = [path for path in tmp_path.iterdir() if "skipped" in path.name]
-    assert [path.name for path in records] == ["times_run1.skipped1"]
-    row = read_rows(records[0])[0]
-    assert (row["step"], row["rank"]) == ("out of memory in step 1", "1")
-    assert float(row["needed_gib"]) > 0
+    word = json.loads(output.with_suffix(".skip").read_text())
+    assert word["step"] == "out of memory in step 1" and "GiB" in word["reason"]
+    assert sorted(path.name for path in tmp_path.glob("times_run1*")) == ["times_run1.skip"]
 
 
 def sweep(results, data, **settings):
     environment = {
-        **os.environ, "DEVICE": "cpu", "BACKEND": "gloo", "WORKERS": "0", "IMAGE_SIZE": "64",
-        "STEPS": "2", "WARMUP": "1", "NUM_RUNS": "1", "GPU_COUNTS": "1", "PYTHON": sys.executable,
-        "RESULTS_DIR": str(results), "DATA_DIR": str(data), **settings,
+        **os.environ, "DEVICE": "cpu", "STEPS": "2", "WARMUP": "1", "NUM_RUNS": "1",
+        "GPU_COUNTS": "1", "PYTHON": sys.executable, "RESULTS_DIR": str(results),
+        "DATA_DIR": str(data), "FIGURES": "0", **settings,
+        "OPTIONS": f"--image-size 64 --workers 0 {settings.get('OPTIONS', '')}",
     }  # fmt: skip
     command = [REPOSITORY / "gpu" / "run_gpu_experiments.sh"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -110,57 +126,58 @@ def sweep(results, data, **settings):
 
 def test_sweep_skips_what_does_not_fit_and_goes_on(data, tmp_path):
     results = tmp_path / "gpu_experiments"
-    done = sweep(results, data, BATCH_SIZES="64 4", MEMORY_LIMIT="0.4", NUM_RUNS="2")
+    small = {"BATCH_SIZES": "64 4", "OPTIONS": "--memory-limit 0.4"}
+    done = sweep(results, data, **small)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "SKIPPED: does not fit: needs" in done.stdout
-    skipped = pd.read_csv(results / "bs64_gpus1_workers0_limit0.4" / "skipped.csv")
-    assert skipped["needed_gib"].iloc[0] > 0.4 and "GiB" in skipped["reason"].iloc[0]
+    assert "SKIPPED: needs" in done.stdout
+    assert "of 0.4 GiB (predicted before the run)" in done.stdout
+    (skipped,) = results.rglob("skipped.csv")
+    row = pd.read_csv(skipped).iloc[0]
+    assert (row["num_devices"], row["batch_size"]) == (1, 64) and "GiB" in row["reason"]
     measured = sorted(path.name for path in results.rglob("times_run*.csv"))
-    assert measured == ["times_run1.csv", "times_run2.csv"]
-    # Tried again only when the limit or the way out changes: in micro-batches it fits.
-    again = sweep(results, data, BATCH_SIZES="64 4", MEMORY_LIMIT="0.4", NUM_RUNS="2")
+    assert measured == ["times_run1.csv"]
+    # Not tried again, but in another way: in micro-batches it fits.
+    again = sweep(results, data, **small)
     assert again.returncode == 0 and "[1/" not in again.stdout, again.stdout
-    smaller = sweep(results, data, BATCH_SIZES="64", MEMORY_LIMIT="0.4", ON_OOM="accumulate")
+    small |= {"BATCH_SIZES": "64", "OPTIONS": "--memory-limit 0.4 --on-oom accumulate"}
+    smaller = sweep(results, data, **small, FIGURES="1")
     assert smaller.returncode == 0, smaller.stdout + smaller.stderr
-    rows = read_rows(results / "bs64_gpus1_workers0_limit0.4_accumulate" / "times_run1.csv")
+    (path,) = results.glob("bs64*accumulate*/times_run1.csv")
+    rows = read_rows(path)
     assert int(rows[0]["micro_batches"]) > 1
     assert float(rows[0]["predicted_memory_bytes"]) <= 0.4 * GIB
-
-    script = REPOSITORY / "gpu" / "gpu_plots_ex_2.py"
-    command = [sys.executable, script, results, "--output", tmp_path / "plots"]
-    plots = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert plots.returncode == 0, plots.stderr
-    names = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert {"throughput_bs4.png", "optimal_gpus.pdf", "gpu_memory.png", "summary.csv"} <= names
+    names = {path.name for path in (tmp_path / "gpu_plots").iterdir()}
+    assert {"throughput_bs4.png", "optimal_gpus.pdf", "gpu_memory.png", "summary.csv",
+            "gpu_throughput_line.png", "gpu_time_components_bar.png"} <= names  # fmt: skip
 
 
 def test_sweep_runs_again_in_micro_batches_after_out_of_memory(data, tmp_path):
     python = tmp_path / "python"  # for runs, not for the description, the script gets the fault
     python.write_text(
         f"""#!/usr/bin/env bash
-[[ $2 == --describe ]] && exec {sys.executable} "$@"
+[[ $1 != */project_ex_2.py || $2 == --describe ]] && exec {sys.executable} "$@"
 exec {sys.executable} {INJECTED} "$1" out_of_memory {tmp_path} -- "${{@:2}}"
 """
     )
     python.chmod(0o755)
     results = tmp_path / "gpu_experiments"
     settings = {"BATCH_SIZES": "4", "PYTHON": str(python)}
-    done = sweep(results, data, ON_OOM="accumulate", **settings)
+    done = sweep(results, data, OPTIONS="--on-oom accumulate", **settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "out of memory; again in 2 micro-batches" in done.stdout
-    rows = read_rows(results / "bs4_gpus1_workers0_accumulate" / "times_run1.csv")
-    assert {row["micro_batches"] for row in rows} == {"2"}
+    assert "out of memory in step 1; again with --micro-batches 2" in done.stdout
+    (path,) = results.glob("*accumulate*/times_run1.csv")
+    assert {row["micro_batches"] for row in read_rows(path)} == {"2"}
     done = sweep(results, data, **settings)
     assert done.returncode == 0 and "SKIPPED" in done.stdout, done.stdout + done.stderr
-    skipped = pd.read_csv(results / "bs4_gpus1_workers0" / "skipped.csv")
-    assert skipped["step"].tolist() == ["out of memory in step 1"]
+    (skipped,) = results.rglob("skipped.csv")
+    assert "(out of memory in step 1)" in skipped.read_text()
 
 
 def test_sweep_without_a_gpu_says_so(data, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    done = sweep(tmp_path / "results", data, DEVICE="cuda", BACKEND="nccl")
-    assert done.returncode == 2 and done.stderr.startswith("error: no GPU can be used here")
+    done = sweep(tmp_path / "results", data, DEVICE="cuda")
+    assert done.returncode == 2 and done.stderr.startswith("error: no GPU is available")
     assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "results").exists()
 
 

@@ -9,12 +9,11 @@ import pytest
 from conftest import REPOSITORY, load
 
 PLOTS = {"cpu": "cpu/plot_cpu_results.py", "gpu": "gpu/gpu_plots_ex_2.py"}
-FIGURES = ["time_components_bar", "throughput_line", "efficiency_line", "cold_vs_steady"]
 
 
-@pytest.fixture(scope="module", params=PLOTS)
-def plots(request):
-    return load(PLOTS[request.param])
+@pytest.fixture(scope="module")
+def plots():
+    return load("common/results.py")
 
 
 def write_run(folder, devices, run, step_time, mode="ddp", late=0.0, steps=2, **settings):
@@ -30,8 +29,8 @@ def write_run(folder, devices, run, step_time, mode="ddp", late=0.0, steps=2, **
                 "run_id": run, "num_devices": devices, "batch_size": batch, "rank": rank,
                 "step": step, "warmup": int(step == 0),
                 "images": batch // devices + (rank < batch % devices), "mode": mode,
-                "scaling": "strong", "threads": 1, "precision": "fp32", "channels_last": 0,
-                "loader": "tensor", "workers": 0, "micro_batches": 1, "node": 0,
+                "threads": 1, "precision": "fp32", "channels_last": 0, "model": "densenet121",
+                "memory": "glibc", "loader": "tensor", "workers": 0, "micro_batches": 1, "node": 0,
                 "dataset": "made by hand", "loading_time": 0.1 * time + late - waits,
                 "forward_time": 0.4 * time, "backward_time": 0.3 * time,
                 "communication_time": 0.1 * time + waits, "optimizer_time": 0.1 * time,
@@ -51,8 +50,7 @@ def run_plots(script, *arguments):
 
 def tables(plots, folder):
     rows, _, problems = plots.read_results(folder)
-    runs = plots.run_table(rows)
-    return plots.configuration_table(runs), problems
+    return plots.configuration_table(plots.run_table(rows)), problems
 
 
 def test_known_medians_and_parts(plots, tmp_path):
@@ -77,7 +75,7 @@ def test_known_medians_and_parts(plots, tmp_path):
     assert parts == pytest.approx(two["step_time"], rel=0.03)
 
 
-def test_ranks_that_do_not_talk_share_no_steps(plots, tmp_path):
+def test_ranks_without_communication_share_no_steps(plots, tmp_path):
     path = write_run(tmp_path, 2, 1, 1.0, mode="no_communication")
     rows = pd.read_csv(path)
     slow = ((rows["rank"] + rows["step"]) % 2 == 0) & (rows["warmup"] == 0)
@@ -190,7 +188,7 @@ def test_figures_and_messages(tmp_path):
     results, output = tmp_path / "results", tmp_path / "plots"
     results.mkdir()
     empty = run_plots(script, results, "--output", output)
-    assert empty.returncode == 2 and "make some with ./run_experiments.sh" in empty.stderr
+    assert empty.returncode == 2 and "run the sweep first" in empty.stderr
     assert len(empty.stderr.strip().splitlines()) == 1
     for run in range(1, 7):
         write_run(results, 1, run, 4.0 + run / 10)
@@ -198,33 +196,76 @@ def test_figures_and_messages(tmp_path):
     assert one.returncode == 0, one.stderr
     summary = pd.read_csv(output / "summary.csv")
     assert summary["rate"].tolist() == pytest.approx([(32 / 4.3 + 32 / 4.4) / 2])
-    for name in FIGURES:
+    for name in ["throughput_line", "time_components_bar", "cold_vs_steady"]:
         assert (output / f"{name}.png").stat().st_size > 5000
         assert (output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     write_run(results, 2, 1, 1.0).write_text("run_id\n")
     damaged = run_plots(script, results, "--output", output, "--method", "original")
     assert damaged.returncode == 1 and "left out: " in damaged.stderr
     assert "original's method" in damaged.stdout
-    numbers = (output / "numbers.tex").read_text()
-    assert r"plots/batch 32/1/ddp/rate\endcsname{7.36}" in numbers
-    assert r"plots/most/num-devices\endcsname{1}" in numbers
+    assert not (output / "efficiency_line.png").exists()  # it takes two core counts
+    assert "7.36 [6.96, 7.80] img/s on 1 core." in (output / "answers.md").read_text()
 
 
-def test_one_device_count_draws_no_ideal_line(tmp_path):
+def test_a_run_belongs_to_strong_and_weak_series(plots, tmp_path):
+    """32 images on 2 cores: against 32 on 1 core, and against 16 on 1 core."""
+    for run in range(1, 7):
+        write_run(tmp_path / "strong", 1, run, 8.0)
+        write_run(tmp_path / "both", 2, run, 5.0)
+        write_run(tmp_path / "weak", 1, run, 4.0, batch_size=16)
+        write_run(tmp_path / "single", 1, run, 4.0, batch_size=16, mode="single_process")
+        write_run(tmp_path / "other", 2, run, 4.5, memory="kept")
+    table, problems = tables(plots, tmp_path)
+    assert not problems
+    ddp = table[table["mode"] == "ddp"].set_index(["series", "num_devices"])
+    assert set(ddp.index) == {
+        ("batch 32, glibc", 1), ("batch 32, glibc", 2), ("16 images per device, glibc", 1),
+        ("16 images per device, glibc", 2), ("batch 32, kept", 2),
+    }  # fmt: skip
+    assert ddp.loc[("batch 32, glibc", 2), "efficiency"] == pytest.approx(0.8)
+    assert ddp.loc[("16 images per device, glibc", 2), "efficiency"] == pytest.approx(0.8)
+    assert ddp.loc[("16 images per device, glibc", 2), "speedup"] == pytest.approx(1.6)
+    single = table[table["mode"] == "single_process"]
+    assert set(single["series"]) == {"16 images per device, glibc"}
+
+
+def test_own_against_published(tmp_path):
+    for name, time in (("here", 2.0), ("there", 4.0)):
+        for run in range(1, 7):
+            write_run(tmp_path / name, 1, run, time)
+    done = run_plots(PLOTS["cpu"], tmp_path / "here", "--against", tmp_path / "there")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.endswith("2.00 [2.00, 2.00]")]
+    assert "16.00 [16.00, 16.00]" in line and "8.00 [8.00, 8.00]" in line
+    nothing = run_plots(PLOTS["cpu"], tmp_path / "here", "--against", tmp_path / "none")
+    assert nothing.returncode == 0 and "not compared" in nothing.stderr
+
+
+@pytest.mark.parametrize("results, figures", [
+    ("cpu_run", "cpu_plots"), ("cpu_run_own", "cpu_plots_own"), ("runs_own", "plots_own"),
+    ("gpu_experiments", "gpu_plots"), ("mine", "mine_plots"),
+])  # fmt: skip
+def test_figures_lie_beside_their_results(plots, tmp_path, results, figures):
+    assert plots.plots_folder(tmp_path / results) == tmp_path / figures
+
+
+def test_one_device_count_draws_no_ideal_line(tmp_path, monkeypatch):
     plots = load(PLOTS["cpu"])
     drawn = []
-    plots.save = lambda figure, path: drawn.append(figure)
+    monkeypatch.setattr(plots.r, "save", lambda figure, path: drawn.append(figure))
     for run in range(1, 7):
         write_run(tmp_path, 1, run, 4.0)
     for expected in (False, True):
-        rows, skipped, _ = plots.read_results(tmp_path)
-        runs = plots.run_table(rows)
-        runs = runs.assign(series=plots.name_series(runs))
-        table = plots.configuration_table(runs)
+        rows, skipped, _ = plots.r.read_results(tmp_path)
+        runs = plots.r.run_table(rows)
+        table = plots.r.configuration_table(runs)
+        drawn.clear()
         plots.throughput_line(runs, table, skipped, "", tmp_path, False)
-        plots.efficiency_line(table, skipped, "", tmp_path)
-        for figure in drawn[-2:]:
+        plots.efficiency_line(runs, table, skipped, "", tmp_path)
+        assert len(drawn) == 1 + expected
+        for figure in drawn:
             labels = [text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
             assert any("ideal" in label for label in labels) == expected
+            plots.plt.close(figure)
         for run in range(1, 7):
             write_run(tmp_path, 2, run, 2.1)

@@ -6,25 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import load
 
 # Constants of the method, not measurements.
 ALLOWED = {r"0.5\,\%", r"3\,\%", r"95\,\%", r"94\,\%", r"90\,\%", r"1\,\%"}
 TYPED = re.compile(
     r"\d*\.\d+(?:\\,\\%)?|\d+(?:~|\\,|\s)*(?:s\b|ms\b|\\%|img/s|GiB|\\times|×)"
 )
-MACROS = {
-    "cpu": "cpu-plots/", "orig": "cpu-plots-original-protocol/", "claim": "claims/",
-    "net": "network/", "scal": "scaling/", "vari": "variants/", "vsweep": "cpu-plots-variants/",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def text(committed) -> str:
     source = (committed / "report" / "report.tex").read_text()
     body = source.split(r"\begin{document}")[1]
-    marks = rf"(?m)^%.*$|\\includegraphics\[.*?\]|\\(?:val|{'|'.join(MACROS)})\{{[^}}]*\}}"
+    marks = r"(?m)^%.*$|\\includegraphics\[.*?\]|\\(?:val|num)\{[^}]*\}"
     return re.sub(marks, "X", body)
 
 
@@ -39,19 +36,30 @@ def test_the_check_finds_typed_numbers():
 
 
 def test_every_number_and_figure_exists(committed):
-    source = (committed / "report" / "report.tex").read_text()
-    body = source.split(r"\begin{document}")[1]
-    files = [committed / "report" / name for name in ("claims.tex", "scaling.tex")]
-    files += (committed / "cpu").rglob("*numbers.tex")
-    definitions = "\n".join(path.read_text() for path in files)
-    defined = set(re.findall(r"\\csname (.*?)\\endcsname", definitions))
-    named = re.findall(rf"\\({'|'.join(MACROS)})\{{(.*?)\}}", body)
-    used = {MACROS[macro] + name for macro, name in named}
-    for where, name in re.findall(r"\\val\{(.*?)\}\{(.*?)\}", body):
-        used |= {f"{where}/{name}{end}" for end in ("", "-low", "-high")}
-    assert used and used <= defined, used - defined
+    """numbers.tex has what report.tex asks for, no more, and it is what the data give."""
+    body = (committed / "report" / "report.tex").read_text().split(r"\begin{document}")[1]
+    asked = set(re.findall(r"\\num\{(.*?)\}", body))
+    asked |= {name + end for name in re.findall(r"\\val\{(.*?)\}", body) for end in
+              ("", "-low", "-high")}
+    said = (committed / "report" / "numbers.tex").read_text()
+    assert set(re.findall(r"\\csname (.*?)\\endcsname\{", said)) == asked and asked
     for figure in re.findall(r"\\includegraphics\[.*?\]\{(.*?)\}", body):
         assert list(committed.rglob(f"{figure}.pdf")), figure
+    for script in ("scaling_model", "claims", "report_numbers"):
+        subprocess.run([sys.executable, committed / "report" / f"{script}.py"], check=True,
+                       capture_output=True)  # fmt: skip
+    assert (committed / "report" / "numbers.tex").read_text() == said
+
+
+def test_an_unknown_number_is_an_error(committed, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(committed, copy)
+    with (copy / "report" / "report.tex").open("a") as file:
+        file.write(r"\num{cpu/most/no-such-quantity}")
+    command = [sys.executable, copy / "report" / "report_numbers.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "'cpu/most/no-such-quantity'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def pdf_text(committed: Path) -> str:
@@ -61,13 +69,10 @@ def pdf_text(committed: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_pdf_is_of_the_committed_data(committed, tmp_path):
-    pdf = pdf_text(committed)
-    script = "import importlib.util as u; s = u.spec_from_file_location('claims', '{}'); \
-        m = u.module_from_spec(s); s.loader.exec_module(m); print(m.fingerprint())"
-    command = [sys.executable, "-c", script.format(committed / "report" / "claims.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() in pdf, "report.pdf is older than its data: run make report"
+def test_the_pdf_is_of_the_committed_data(committed):
+    said = (committed / "report" / "numbers.tex").read_text()
+    fingerprint = re.search(r"csname fingerprint\\endcsname\{(.*?)\}", said)[1]
+    assert fingerprint in pdf_text(committed), "report.pdf is older than its data: run make report"
 
 
 def test_the_pdf_is_whole(committed):
@@ -82,18 +87,37 @@ def test_the_pdf_is_whole(committed):
         assert " ".join(words[:-1]) in pdf, caption
 
 
-def test_claims_follow_the_data(tmp_path):
-    """Change one number and the verdict changes: the sentence on super-linear speed-up."""
-    sys.path.insert(0, str(REPOSITORY / "report"))
-    import claims
-    import pandas as pd
+def rates(values: dict[int, tuple[float, float, float]]) -> pd.DataFrame:
+    table = pd.DataFrame(values, index=["rate", "rate_low", "rate_high"]).T
+    return table.assign(loading=[0.4 / n for n in table.index])
 
-    here = pd.DataFrame({"efficiency_low": [0.9, 1.2], "batch_size": [32, 32]}, index=[1, 2])
-    assert "more than linear for" not in claims.superlinear_sentence(pd.DataFrame(), here.head(1))
-    weak = pd.DataFrame({
-        "mode": ["ddp"], "scaling": ["weak"], "num_devices": [2], "batch_size": [64],
-        "efficiency": [0.8], "efficiency_low": [0.7], "efficiency_high": [0.9],
-    })  # fmt: skip
-    assert "because the batch a core shrinks" in claims.superlinear_sentence(weak, here)
-    weak["efficiency_high"] = 1.3
-    assert "part of that" in claims.superlinear_sentence(weak, here)
+
+def test_claims_follow_the_data():
+    """Change the numbers and the verdicts change; more cores than two were measured, or not."""
+    claims = load("report/claims.py")
+    good = rates({n: (n, 0.99 * n, 1.01 * n) for n in range(1, 9)})
+    bad = rates({n: (n**0.5, 0.99 * n**0.5, 1.01 * n**0.5) for n in range(1, 9)})
+    assert claims.linear(good)[1] == "Not refuted"
+    assert claims.linear(bad)[1] == "No: below 1 on 2, 3, 4, 5, 6, 7"
+    assert claims.linear(good.loc[:2])[1].startswith("Open") and claims.slower(bad)[1] == "No"
+    assert claims.slower(rates({7: (8, 7.9, 8.1), 8: (7, 6.9, 7.1)}))[1] == "Yes"
+    assert claims.slower(rates({7: (8, 7, 9), 8: (7.5, 6.9, 8.1)}))[1] == "Not decided"
+    assert claims.loading(good)[1] == "No: it falls"
+    assert claims.loading(good.assign(loading=0.1))[1] == "Not refuted"
+    assert claims.loading(good.loc[:2])[1].startswith("Open")
+    gpus = [rates({n: (gain, 0.99 * gain, 1.01 * gain) for n, gain in zip((1, 2, 3), gains,
+                   strict=True)}).assign(total_batch=batch)
+            for batch, gains in ((16, (1, 1.2, 1.1)), (64, (1, 1.6, 2.2)))]  # fmt: skip
+    assert claims.super_linear(pd.concat(gpus))[1].startswith("No")
+    assert claims.best_counts(pd.concat(gpus))[1] == "Yes"
+    beyond = rates({1: (1, 0.9, 1.1), 2: (4, 3.9, 4.1)}).assign(total_batch=16)
+    assert claims.super_linear(beyond)[1] == "Yes"
+
+
+def test_memory_verdict(tmp_path):
+    claims, path = load("report/claims.py"), tmp_path / "memory.csv"
+    head = "way,batch_size,num_devices,predicted_gib\n"
+    for plain, bf16, verdict in ((16, 8, "Only without bf16"), (16, 12, "Yes, by the prediction"),
+                                 (9, 8, "No, by the prediction")):  # fmt: skip
+        path.write_text(f"{head}plain,128,1,{plain}\nbf16,128,1,{bf16}\n")
+        assert claims.memory(path)[1] == verdict

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from conftest import REPOSITORY, read_rows
 
 SWEEP = REPOSITORY / "cpu" / "run_experiments.sh"
 SMALL = {"BATCH_SIZES": "4", "CORE_COUNTS": "1 2", "NUM_RUNS": "1", "STEPS": "2", "WARMUP": "1",
-         "IMAGE_SIZE": "64", "OVERSUBSCRIBE": "1", "PYTHON": sys.executable}  # fmt: skip
+         "OPTIONS": "--image-size 32", "OVERSUBSCRIBE": "1", "SERIES": "strong", "FIGURES": "0",
+         "MEMORIES": "glibc", "PYTHON": sys.executable}  # fmt: skip
+SIZE = "_image_size_32"  # what these options add to the folders' names
 
 
 def start(results: Path, data: Path, *arguments: str, **settings: str) -> subprocess.Popen:
@@ -61,42 +64,63 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_sweep_then_figures_then_only_what_is_missing(data, tmp_path):
-    results = tmp_path / "cpu_run"
-    status, out, err = sweep(results, data, "--dry-run")
-    assert status == 0 and "plan: 5 runs to do" in out and not results.exists(), err
-    status, out, err = sweep(results, data)
+    """The user's own: figures after the first round, and at the end against the published."""
+    own, published = tmp_path / "cpu_run_own", tmp_path / "cpu_run"
+    mine = {"RESULTS_DIR": "", "OWN_DIR": str(own), "FIGURES": "1", "CORE_COUNTS": "1 1 2 999",
+            "OVERSUBSCRIBE": "0"}  # fmt: skip
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two ranks need two cores")
+    status, out, err = sweep(own, data, "--dry-run", **mine)
+    assert status == 0 and "plan: 5 runs, about 3 min (at 40 s per run)" in out, out + err
+    assert "cannot run: bs4_cores999" in out and not own.exists()
+    status, out, err = sweep(own, data, **mine)
     assert status == 0, out + err
     assert "[5/5]" in out and "img/s" in out and "all runs are complete" in out
-    environment = json.loads((results / "environment.json").read_text())
-    two = "bs4_cores2" + "_oversubscribed" * (environment["identity"]["cores_granted"] < 2)
-    cells = {Path(name).parent.name for name in contents(results)}
-    assert cells == {
-        "bs4_cores1", "bs4_cores1_single_process", two, f"{two}_single_process",
-        f"{two}_no_communication",
-    }  # fmt: skip
+    environment = json.loads((own / "environment.json").read_text())
+    cells = {Path(name).parent.name for name in contents(own)}
+    assert cells == {f"bs4_cores{cell}{SIZE}" for cell in (
+        "1", "1_single_process", "2", "2_single_process", "2_no_communication")}  # fmt: skip
     assert environment["identity"]["dataset"].endswith("(stand-in, not Imagenette)")
-    assert {row["result"] for row in read_rows(results / "runs.csv")} == {"complete"}
+    assert {row["result"] for row in read_rows(own / "runs.csv")} == {"complete"}
+    assert "granted" in (own / f"bs4_cores999{SIZE}" / "skipped.csv").read_text()
+    figures = {path.name for path in (tmp_path / "cpu_plots_own").iterdir()}
+    assert {"throughput_line.png", "time_components_bar.pdf", "summary.csv"} <= figures
 
-    script = REPOSITORY / "cpu" / "plot_cpu_results.py"
-    command = [sys.executable, script, results, "--output", tmp_path / "plots"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0 and "batch 4" in done.stdout, done.stderr
-
-    before = contents(results)
+    before = contents(own)
     removed = sorted(before)[0]
-    (results / removed).unlink()
-    status, out, err = sweep(results, data)
-    assert status == 0 and "[1/1]" in out, out + err
-    after = contents(results)
+    (own / removed).unlink()
+    shutil.copytree(own, published)
+    status, out, err = sweep(own, data, **mine)
+    assert status == 0 and "[1/1]" in out and f"against {published}" in out, out + err
+    after = contents(own)
     assert after.pop(removed) != before.pop(removed) and after == before
 
-    # Another identity: what was measured is moved aside whole, and nothing is mixed.
-    everything = contents(results)
-    status, out, err = sweep(results, data, SEED="1", CORE_COUNTS="1", BOUNDS="none")
-    assert status == 0 and "They are kept in" in out and '"seed": 1' in out, out + err
-    aside = [path for path in tmp_path.iterdir() if path.name.startswith("cpu_run_until_")]
-    assert len(aside) == 1 and contents(aside[0]) == everything
-    assert list(contents(results)) == ["bs4_cores1/times_run1.csv"]
+    # Another identity: the own results are moved aside whole, a named folder is refused.
+    everything = contents(own)
+    other = {"OPTIONS": "--image-size 32 --seed 1", "CORE_COUNTS": "1", "BOUNDS": "none"}
+    status, out, err = sweep(published, data, **other)
+    assert status == 2 and "seed 0 there, 1 here" in err and len(err.splitlines()) == 1, out + err
+    status, out, err = sweep(own, data, **mine | other | {"FIGURES": "0"})
+    assert status == 0 and "They are kept in" in out and "seed 0 there, 1 here" in out, out + err
+    (aside,) = tmp_path.glob("cpu_run_own_until_*")
+    assert contents(aside) == everything
+    assert list(contents(own)) == [f"bs4_cores1{SIZE}_seed_1/times_run1.csv"]
+
+
+def test_variants_take_turns_in_folders_of_their_own(data, tmp_path):
+    """Equal lines once, an allocator by its name; a batch below the ranks is known before."""
+    settings = {"VARIANTS": "; ; MEMORY=kept --precision bf16", "CORE_COUNTS": "1",
+                "BOUNDS": "none", "BATCH_SIZES": "2 2", "NUM_RUNS": "2"}  # fmt: skip
+    results = tmp_path / "cpu_run"
+    status, out, err = sweep(results, data, **settings)
+    assert status == 0, out + err
+    cells = [f"bs2_cores1{SIZE}", f"bs2_cores1{SIZE}_kept_precision_bf16"]
+    assert sorted(contents(results)) == sorted(
+        f"{cell}/times_run{run}.csv" for cell in cells for run in (1, 2))
+    fast = read_rows(results / cells[1] / "times_run1.csv")[0]
+    assert (fast["memory"], fast["precision"]) == ("kept", "bf16")
+    status, out, err = sweep(tmp_path / "other", data, CORE_COUNTS="2", BATCH_SIZES="1")
+    assert status == 2 and "a batch of 1 leaves some of 2 ranks without an image" in out, out + err
 
 
 def test_killed_and_hung_ranks_and_ctrl_c(data, tmp_path):
@@ -134,11 +158,13 @@ def test_killed_and_hung_ranks_and_ctrl_c(data, tmp_path):
 
 def test_messages_of_the_sweep(data, tmp_path):
     cases = [
-        ({"NUM_RUNS": "ten"}, (), "NUM_RUNS='ten' is not a whole number"),
-        ({"CORE_COUNTS": "1,2"}, (), "CORE_COUNTS='1,2' is not a list"),
+        ({"NUM_RUNS": "ten"}, (), "NUM_RUNS: expected an integer >= 1, got 'ten'"),
+        ({"CORE_COUNTS": "1,2"}, (), "CORE_COUNTS: expected integers >= 1 like '1 2 4', got '1,2'"),
+        ({"BOUNDS": "some"}, (), "BOUNDS: expected all, ends or none"),
+        ({"NNODES": "2", "NODE_RANK": "2"}, (), "NODE_RANK: expected an integer below NNODES=2"),
         ({}, ("--fast",), "unknown option '--fast'"),
         ({"DATA_DIR": str(tmp_path / "none")}, (), "prepare_imagenette.py"),
-        ({"PRECISION": "fp8"}, (), "fp8"),
+        ({"OPTIONS": "--precision fp8"}, (), "fp8"),
         ({"RESULTS_DIR": "/proc/cpu_run"}, (), "cannot create the results folder /proc/cpu_run"),
     ]
     for settings, arguments, message in cases:
@@ -149,16 +175,19 @@ def test_messages_of_the_sweep(data, tmp_path):
 
 
 def test_a_failed_configuration_does_not_stop_the_sweep(data, tmp_path):
+    """One of two variants asks for too many threads: its run fails, the other's is kept."""
     results = tmp_path / "cpu_run"
-    status, out, err = sweep(results, data, BATCH_SIZES="1", BOUNDS="none")
+    settings = {"BOUNDS": "none", "CORE_COUNTS": "1", "VARIANTS": "; --threads 999"}
+    status, out, err = sweep(results, data, **settings)
     assert status == 1, out + err
-    assert "FAILED: a total batch of 1 leaves some of 2 ranks without an image" in out
-    assert "1 of 2 runs failed" in err
-    assert list(contents(results)) == ["bs1_cores1/times_run1.csv"]
+    assert "FAILED: 1 ranks of 999 threads need 999 physical cores" in out
+    assert "1 runs failed" in err
+    assert list(contents(results)) == [f"bs4_cores1{SIZE}/times_run1.csv"]
     assert {row["result"] for row in read_rows(results / "runs.csv")} == {"complete", "failed"}
+    assert len(list(results.rglob("*.log"))) == 1
 
 
-@pytest.mark.parametrize("script", ["run_experiments.sh", "run_original_protocol.sh"])
+@pytest.mark.parametrize("script", ["run_experiments.sh", "studies/original_protocol/run.sh"])
 def test_help_and_mode(script):
     path = REPOSITORY / "cpu" / script
     assert os.access(path, os.X_OK)

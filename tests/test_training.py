@@ -12,10 +12,10 @@ from conftest import INJECTED, REPOSITORY, launch, load, read_rows
 
 SCRIPTS = {
     "cpu": ("cpu/project_ex_1.py", ["--oversubscribe"]),
-    "gpu": ("gpu/project_ex_2.py", ["--device", "cpu", "--backend", "gloo", "--workers", 0]),
+    "gpu": ("gpu/project_ex_2.py", ["--device", "cpu", "--workers", 0]),
 }
 RANK_COUNTS = [1, 2, 3]
-IMAGE_SIZE = 64
+IMAGE_SIZE = 32
 
 
 @pytest.fixture(scope="module", params=SCRIPTS)
@@ -29,11 +29,11 @@ def recorded(request, data, tmp_path_factory) -> tuple[str, dict]:
         "bs7_workers2": ["--batch-size", 7, "--workers", 2],
     }
     if request.param == "gpu":
-        runs["bs7_micro"] = ["--batch-size", 7, "--micro-batches", 2]
+        runs["bs7_checkpoint"] = ["--batch-size", 7, "--checkpoint"]
     else:
-        runs["bs7_ddp"] = ["--batch-size", 7, "--bucket-cap-mb", 1, "--ddp", "bucket-view",
-                           "static-graph"]  # fmt: skip
-        runs["bf16"] = ["--batch-size", 7, "--ddp", "bf16-gradients"]
+        runs["bs7_ddp"] = ["--batch-size", 7, "--bucket-cap-mb", 1]
+        runs["bs7_micro"] = ["--batch-size", 7, "--micro-batches", 2]
+        runs["bf16"] = ["--batch-size", 7, "--gradients", "bf16"]
     results = {}
     for ranks in RANK_COUNTS:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
@@ -70,7 +70,7 @@ def test_parameters_equal_a_plain_loop(recorded, data, batch_size):
     script, results = recorded
     expected = plain_parameters(script, data, batch_size)
     for (ranks, run), (saved_by_rank, _) in results.items():
-        if run.split("_")[0] != f"bs{batch_size}":
+        if run.split("_")[0] != f"bs{batch_size}":  # the others do not compute the same
             continue
         for saved in saved_by_rank:
             for name, value in saved["parameters"].items():
@@ -126,20 +126,28 @@ def test_rows_are_complete_and_parts_add_up(recorded):
             assert parts == pytest.approx(float(row["step_time"]), rel=1e-9)
             compute = float(row["step_time"]) - float(row["loading_time"])
             assert compute == pytest.approx(float(row["compute_time"]), rel=1e-9)
+            # DDP's own work is a part of communication, and the kernel's account that of one core.
+            assert 0 < float(row["ddp_time"]) <= float(row["communication_time"])
+            kernel = float(row["user_time"]) + float(row["system_time"])
+            assert 0 < kernel and float(row["minor_faults"]) >= 0
+            for column in ("user_time", "system_time", "minor_faults"):
+                assert 0 <= float(row[f"communication_{column}"]) <= float(row[column])
 
 
 def test_instrument_costs_under_one_percent_of_a_step():
     """Counted: the points that a step notes, the hook's own part, and the rows made of them."""
     module = load("cpu/project_ex_1.py")
-    device = module.cpu_device(module.parse_arguments([]))
+    device = module.build_device(module.parse_arguments([]))
     timeline, steps = module.Timeline(device), 5000
+    future = torch.futures.Future()
+    future.set_result(None)
     timeline.note("start")
     begun = time.perf_counter()
     for _ in range(steps):
         for part in ("loading", "forward"):
             timeline.note(part)
         for _ in range(4):  # buckets
-            module.noting_hook((timeline, lambda group, bucket: None), None)
+            module.noting_hook((timeline, lambda group, bucket: future), None)
         for part in ("communication", "optimizer"):
             timeline.note(part)
     assert len(timeline.step_times()) == steps
@@ -163,7 +171,7 @@ SLEPT = {  # where the sleep must come back, on rank 0 and on rank 1
 def test_clocks_find_what_was_put_in(data, tmp_path):
     script, options = SCRIPTS["cpu"]
     injected = load("tests/injected.py")
-    places, repeats = injected.PLACES, 10
+    places, repeats = injected.PLACES, 5
     output = tmp_path / "times_run1.csv"
     done = launch(
         2, INJECTED, REPOSITORY / script, "sleep", tmp_path, "--", "--data", data, "--output",
@@ -194,3 +202,39 @@ def test_clocks_find_what_was_put_in(data, tmp_path):
         own = [row for row in rows if row["step"] == step]
         data_there = max(float(r["started_at"]) + float(r["loading_time"]) for r in own)
         assert min(float(r["started_at"]) + float(r["step_time"]) for r in own) > data_there
+
+
+@pytest.mark.parametrize("environment, expected", [
+    ({}, "glibc"),
+    ({"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000"}, "kept"),
+    ({"THP_MEM_ALLOC_ENABLE": "1"}, "glibc THP_MEM_ALLOC_ENABLE=1"),
+])  # fmt: skip
+def test_rows_say_what_memory_and_network(data, tmp_path, environment, expected):
+    """And another network, in micro-batches, with as many threads as there are cores, pinned."""
+    output, cores = tmp_path / "times_run1.csv", len(os.sched_getaffinity(0))
+    options = ["--mode", "single_process", "--threads", cores, "--micro-batches", 2]
+    done = launch(
+        1, REPOSITORY / "cpu/project_ex_1.py", "--data", data, "--output", output, "--steps", 1,
+        "--warmup", 0, "--image-size", 64, "--batch-size", 4, "--model", "resnet18", *options,
+        **environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = read_rows(output)
+    assert (row["memory"], row["model"], row["mode"]) == (expected, "resnet18", "single_process")
+    assert (row["threads"], row["num_devices"], row["micro_batches"]) == (str(cores),) * 2 + ("2",)
+    assert row["ddp_time"] == "0.0" and row["options"] == "image_size=64"
+
+
+def test_each_thread_is_pinned_to_a_core_of_its_own():
+    cores = sorted(os.sched_getaffinity(0))
+    code = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+import project_ex_1 as t
+t.take_cores(t.parse_arguments(["--threads", sys.argv[1]]))
+for thread in os.listdir("/proc/self/task"):
+    print(*sorted(os.sched_getaffinity(int(thread))))
+"""
+    done = launch(1, "-c", code, len(cores), REPOSITORY / "cpu")
+    taken = [line for line in done.stdout.splitlines() if len(line.split()) == 1]
+    assert set(taken) == set(map(str, cores)), done.stdout + done.stderr

@@ -5,7 +5,7 @@ again, and at last left to end. make test runs a few, make faults the campaign:
 
     FAULTS=224 python -m pytest -q -s tests/faults        # SEED=1 for other points in time
 
-FAULTS_LOG names a CSV file that gets one line a fault; report/claims.py sums up campaign.csv.
+FAULTS_LOG names a CSV file that gets one line per fault, like campaign.csv.
 """
 
 import collections
@@ -192,7 +192,11 @@ def other_settings(broken, process):
     """Another image size is another experiment: its results are not mixed with these."""
     broken.stop(process)
     complete = contents(broken.results)
-    other = broken.sweep(IMAGE_SIZE="32", NUM_RUNS="1", CORE_COUNTS="1")
+    named = broken.sweep(OPTIONS="--image-size 64", NUM_RUNS="1", CORE_COUNTS="1")
+    out, err = named.communicate(timeout=120)
+    assert named.returncode == 2 and "image_size 32 there, 64 here" in err, out + err
+    other = broken.sweep(OPTIONS="--image-size 64", NUM_RUNS="1", CORE_COUNTS="1", RESULTS_DIR="",
+                         OWN_DIR=str(broken.results))  # fmt: skip
     out, err = other.communicate(timeout=120)
     assert other.returncode == 0 and "are kept in" in out, out + err
     (aside,) = broken.results.parent.glob("results_until_*")
