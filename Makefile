@@ -53,7 +53,6 @@ report: plots
 	@command -v latexmk >/dev/null || { echo 'error: no latexmk; on Debian: apt-get install' \
 	  latexmk texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended >&2; exit 1; }
 	$(BIN)/python gpu/predict_memory.py --output report/memory.csv >/dev/null
-	$(BIN)/python report/scaling_model.py >/dev/null
 	$(BIN)/python report/claims.py >/dev/null
 	$(BIN)/python report/report_numbers.py
 	@cd report && latexmk -pdf -interaction=nonstopmode -halt-on-error report.tex >/dev/null 2>&1 \

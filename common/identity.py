@@ -54,10 +54,6 @@ def output(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True).stdout.strip() if found else ""
 
 
-def content(path: str) -> str | None:
-    return Path(path).read_text().strip() if Path(path).is_file() else None
-
-
 def describe(python: str, script: Path, options: list[str]) -> dict[str, dict[str, Any]]:
     """The identity, and what is recorded beside it; raises DescriptionError if the script cannot
     run with these options."""
@@ -74,8 +70,8 @@ def describe(python: str, script: Path, options: list[str]) -> dict[str, dict[st
     identity = {
         "cpu_model": cpu.get("model name", platform.machine()),
         "cpu": [cpu.get(name) for name in ("vendor_id", "cpu family", "model", "stepping")],
-        "smt": content("/sys/devices/system/cpu/smt/active") == "1",
-        "huge_pages": content("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "smt": output("cat", "/sys/devices/system/cpu/smt/active") == "1",
+        "huge_pages": output("cat", "/sys/kernel/mm/transparent_hugepage/enabled"),
         **json.loads(done.stdout), "code": code_hash(with_imports(script)),
     }
     return {"identity": identity, "recorded": {

@@ -38,15 +38,13 @@ STYLE = {"figure.figsize": (6.4, 4.2), "savefig.dpi": 150, "savefig.bbox": "tigh
          "axes.axisbelow": True, "grid.alpha": 0.3, "pdf.fonttype": 42, "hatch.linewidth": 0.6,
          "text.parse_math": False}
 TEX = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | dict.fromkeys("\\~^\n\r", " "))
+MEMORY = ["peak_memory_bytes", "predicted_memory_bytes"]
 UNFAIR = "oversubscribe|share_gpu"  # options whose rows never enter a scaling figure
 ENDS = ("", "_low", "_high")
 
 
 class ResultsError(Exception):
     """Results that cannot be used, and why."""
-
-
-# Rows
 
 
 def read_run(path: Path) -> pd.DataFrame:
@@ -61,8 +59,7 @@ def read_run(path: Path) -> pd.DataFrame:
         original = "step" not in rows
         if not original and "model" not in rows:  # older rows: of the one network and allocator
             rows = rows.assign(model="densenet121", memory="glibc")
-        rows = rows.reindex(columns=[*NUMBERS, *KEY[2:], "peak_memory_bytes",
-                                     "predicted_memory_bytes"], fill_value="")
+        rows = rows.reindex(columns=[*NUMBERS, *KEY[2:], *MEMORY], fill_value="")
         rows[NUMBERS] = rows[NUMBERS].apply(pd.to_numeric)
     except (OSError, ValueError) as error:
         raise ResultsError(f"unreadable ({str(error).splitlines()[0]})") from None
@@ -72,9 +69,9 @@ def read_run(path: Path) -> pd.DataFrame:
         rows["step_time"] = rows["loading_time"] + rows["compute_time"]
     needed = rows[NUMBERS if not original else [*ORIGINAL_COLUMNS, "images"]]
     whole = rows[["run_id", "rank", "num_devices", "batch_size"]]
-    sound = needed.ge(0).all(axis=None) and needed.le(1e9).all(axis=None)
-    if not sound or (whole % 1).any(axis=None) or (whole.iloc[:, 2:] < 1).any(axis=None) or (
-            rows["step_time"] <= 0).any():
+    bad = [~needed.ge(0), ~needed.le(1e9), whole % 1 > 0, whole.iloc[:, 2:] < 1,
+           rows[["step_time"]] <= 0]
+    if any(part.any(axis=None) for part in bad):
         raise ResultsError("truncated or damaged: empty or impossible numbers")
     mixed = [name for name in ["run_id", *KEY] if rows[name].nunique() != 1]
     if mixed:
@@ -120,9 +117,6 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     return pd.concat(runs, ignore_index=True), pd.concat(skipped), problems
 
 
-# Runs
-
-
 def run_table(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per run: rate in img/s; times of a step and of its parts, means over steps, in s. A
     step's time is its slowest rank's; ranks without communication have no step in common: there
@@ -135,18 +129,15 @@ def run_table(rows: pd.DataFrame) -> pd.DataFrame:
             total = timed.groupby("rank")["step_time"].sum().max()
         # In a step, the rank that waited least shows what the transfer alone takes.
         transfer = timed.groupby("step")["communication_time"].transform("min")
-        timed = timed.assign(
-            transfer_time=transfer, waiting_time=timed["communication_time"] - transfer
-        )
-        table.append({
-            **dict(zip(["run_id", *KEY], key, strict=True)),
+        waiting = timed["communication_time"] - transfer
+        timed = timed.assign(transfer_time=transfer, waiting_time=waiting)
+        table.append(dict(zip(["run_id", *KEY], key, strict=True)) | {
             "rate": timed["images"].sum() / total,
             "step_time": total / timed["step"].nunique(),
             "cold_step_time": run[run["step"] == 0]["step_time"].max(),
             "original_time": (run["loading_time"] + run["compute_time"]).mean(),
             **{part: timed[f"{part}_time"].mean() for part in [*PARTS, "compute"]},
-            "peak_memory": pd.to_numeric(run["peak_memory_bytes"]).max(),
-            "predicted_memory": pd.to_numeric(run["predicted_memory_bytes"]).max(),
+            **{name.removesuffix("_bytes"): pd.to_numeric(run[name]).max() for name in MEMORY},
         })
     return name_series(derive_scaling(pd.DataFrame(table)))
 
@@ -180,9 +171,6 @@ def name_series(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(series=names)
 
 
-# Statistics
-
-
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Median with its exact rank interval of at least 95 %, or with the range below 6 values: the
     k-th smallest and k-th largest of n cover it with 1 - 2 P(Binomial(n, 1/2) < k)."""
@@ -198,13 +186,12 @@ def ratio_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float, f
     """Ratio of two medians with its 95 % bootstrap interval over the runs of both (percentiles of
     10 000 resamples), or with the range that their extremes allow below 6 runs of either."""
     over, under = np.asarray(over, dtype=float), np.asarray(under, dtype=float)
-    ratio = float(np.median(over) / np.median(under))
-    if min(len(over), len(under)) < 6:
-        return ratio, float(over.min() / under.max()), float(over.max() / under.min())
-    choose = np.random.default_rng(0).choice
-    medians = [np.median(choose(runs, (10_000, len(runs))), axis=1) for runs in (over, under)]
-    low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
-    return ratio, float(low), float(high)
+    low, high = over.min() / under.max(), over.max() / under.min()
+    if min(len(over), len(under)) >= 6:
+        choose = np.random.default_rng(0).choice
+        medians = [np.median(choose(runs, (10_000, len(runs))), axis=1) for runs in (over, under)]
+        low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
+    return float(np.median(over) / np.median(under)), float(low), float(high)
 
 
 def configuration_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -273,9 +260,6 @@ def main_series(table: pd.DataFrame) -> pd.DataFrame:
     return strong[strong["series"] == strong["series"].iloc[0]] if len(strong) else strong
 
 
-# Words on figures and in tables
-
-
 def read_environment(folder: Path) -> dict[str, Any]:
     """The machine and software of a sweep; empty for results that do not record them."""
     try:
@@ -291,21 +275,19 @@ def make_title(environment: dict[str, Any], runs: pd.DataFrame) -> str:
     machine = "machine not recorded"
     if environment:
         machine = f"{environment['cpu_model']!s:.60}, {environment['cores_granted']!s:.9} cores"
-        if "gpu_model" in environment:
-            machine = f"{environment['gpu_model']!s:.60}"
+        machine = environment.get("gpu_model", machine)
     precision = "+".join(sorted(set(runs["precision"]) - {""})) or "precision not recorded"
     network = "+".join(sorted(set(runs["model"]) - {""})) or "DenseNet121"
     data = "; ".join(sorted(set(runs["dataset"])))
-    return f"{network:.60}, {machine}, {precision:.40}\ndata: {data:.90}"
+    return f"{network:.60}, {machine!s:.80}, {precision:.40}\ndata: {data:.90}"
 
 
 def what_is_drawn(table: pd.DataFrame) -> str:
     """What the markers mean, with the number of runs and the kind of interval."""
     counts, kinds = sorted(set(table["runs"])), sorted(set(table["interval"]))
-    several = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    names = {"95 %": "95 % interval", "range": "range of the runs"}
-    intervals = " or ".join(names[kind] for kind in kinds)
-    return f"dots: runs ({several} per configuration); markers: median, {intervals}"
+    several = " to ".join(map(str, sorted({counts[0], counts[-1]})))
+    kinds = " or ".join({"95 %": "95 % interval", "range": "range of the runs"}[k] for k in kinds)
+    return f"dots: runs ({several} per configuration); markers: median, {kinds}"
 
 
 def why_missing(skipped: pd.DataFrame, table: pd.DataFrame, device: str) -> list[str]:
@@ -315,12 +297,11 @@ def why_missing(skipped: pd.DataFrame, table: pd.DataFrame, device: str) -> list
     missing = skipped[pd.Series([point not in there for point in points], skipped.index, bool)]
     reasons = missing["reason"].astype(str).str.replace(
         r"needs \d+ of (\d+) cores", r"\1 are here", regex=True)
-    lines = []
-    for reason, own in missing.groupby(reasons):
-        counts = ", ".join(map(str, sorted(set(own["num_devices"]))))
-        batches = ", ".join(map(str, sorted(set(own["batch_size"]))))
-        lines.append(f"not measured: batch {batches} on {counts} {device} ({reason})")
-    return lines
+    def listed(values: pd.Series) -> str:
+        return ", ".join(map(str, sorted(set(values))))
+
+    return [f"not measured: batch {listed(own['batch_size'])} on {listed(own['num_devices'])} "
+            f"{device} ({reason})" for reason, own in missing.groupby(reasons)]
 
 
 def note_below(axes: plt.Axes, *lines: str) -> None:
@@ -357,9 +338,6 @@ def tex_rows(rows: list[list[Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-# What a plotting script is
-
-
 def plots_folder(results: Path) -> Path:
     """Where figures go by default: cpu_run_own -> cpu_plots_own, runs -> plots."""
     name = re.sub("experiments|runs|run", "plots", results.name, count=1)
@@ -373,8 +351,7 @@ def read_arguments(doc: str, published: Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     add = parser.add_argument
     add("results", nargs="?", type=Path, default=default,
-        help="folder with a sweep's CSV files (default: own results if there are any, else those "
-        "that are published)")
+        help="folder with a sweep's CSV files (default: own results, else the published ones)")
     add("--output", type=Path, help="folder for the figures (default: beside the results)")
     add("--method", choices=["sound", "original"], default="sound",
         help="original: also read the files as the original study did")
@@ -419,13 +396,13 @@ def print_against(runs: pd.DataFrame, folder: Path) -> None:
     except ResultsError as error:
         print(f"not compared: {error}", file=sys.stderr)
         return
-    here, there = (configuration_table(both).set_index(KEY) for both in (runs, others))
-    lines = []
-    for key in here.index.intersection(there.index):
-        rates = [both[(both[KEY] == list(key)).all(axis=1)]["rate"] for both in (runs, others)]
-        ratio = interval_text(named_interval("ratio", ratio_interval(*rates)), "ratio")
-        lines.append([here.loc[key, "series"], key[KEY.index("mode")], key[0],
-                      *(interval_text(both.loc[key], "rate") for both in (here, there)), ratio])
+    lines, groups = [], dict(list(others.groupby(KEY)["rate"]))
+    for key, own in runs.groupby(KEY, sort=False):
+        if key in groups:
+            values = (median_interval(own["rate"]), median_interval(groups[key]),
+                      ratio_interval(own["rate"], groups[key]))
+            texts = [interval_text(named_interval("x", value), "x") for value in values]
+            lines.append([own["series"].iloc[0], *key[2:3], key[0], *texts])
     head = ["configuration", "mode", "devices", "img/s here", "img/s there", "here / there"]
     print(f"\nagainst {folder} (two machines or days differ in absolute rates: compare ratios)")
     print(pd.DataFrame(lines, columns=head).to_string(index=False) if lines else
@@ -440,4 +417,4 @@ def finish(args: argparse.Namespace, runs: pd.DataFrame, problems: list[str]) ->
         print(f"left out: {problem}", file=sys.stderr)
     kind = "published" if args.published else "own"
     print(f"figures and summary.csv of {kind} results are in {args.output}")
-    sys.exit(1 if problems else 0)
+    sys.exit(len(problems) > 0)

@@ -9,8 +9,8 @@ Reads every times_run*.csv below the folder, the original study's six columns to
 common/results.py. --method original adds the reading of the original study: batch size / mean over
 all rows of (loading + compute).
 
-Writes time_components_bar, throughput_line, efficiency_line and cold_vs_steady (.png, .pdf),
-summary.csv and answers.md, beside the results. Exit status: 0, 1 if some files were left out, 2 if
+Writes time_components_bar, throughput_line and efficiency_line (.png, .pdf), summary.csv and
+answers.md, beside the results. Exit status: 0, 1 if some files were left out, 2 if
 nothing was left.
 """
 
@@ -68,8 +68,7 @@ def throughput_line(runs, table, skipped, title: str, output: Path, original: bo
     axes.set_xticks(sorted(set(table["num_devices"])))
     axes.margins(x=0.15)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    missing = r.why_missing(skipped, table, "cores")
-    r.note_below(axes, r.what_is_drawn(table), *missing)
+    r.note_below(axes, r.what_is_drawn(table), *r.why_missing(skipped, table, "cores"))
     r.save(figure, output / "throughput_line")
 
 
@@ -95,11 +94,10 @@ def efficiency_line(runs, table: pd.DataFrame, skipped, title: str, output: Path
     r.save(figure, output / "efficiency_line")
 
 
-def bar_name(row: pd.Series, several_series: bool) -> str:
-    cores = f"{row['num_devices']} core" + "s" * (row["num_devices"] > 1)
+def bar_name(row: pd.Series) -> str:
     mode = {"ddp": "", "no_communication": "\nno comm.", "single_process": "\n1 process"}
-    series = row["series"].replace(", ", "\n")
-    return cores + mode[row["mode"]] + (f"\n{series}" if several_series else "")
+    return (f"{row['num_devices']} core{'s' * (row['num_devices'] > 1)}{mode[row['mode']]}\n"
+            + row["series"].replace(", ", "\n"))
 
 
 def time_components_bar(table: pd.DataFrame, skipped, title: str, output: Path) -> None:
@@ -114,39 +112,13 @@ def time_components_bar(table: pd.DataFrame, skipped, title: str, output: Path) 
     if split:
         r.stacked_parts(axes, order, 0.56)
     axes.set(ylabel="time of a step (s), mean over ranks", title=title)
-    axes.set_xticks(order.index, [bar_name(row, order["series"].nunique() > 1)
-                                  for _, row in order.iterrows()], fontsize=8)
+    axes.set_xticks(order.index, [bar_name(row) for _, row in order.iterrows()], fontsize=8)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     lines = ["means over ranks and steps of the run of median step time",
              "waiting: for slower ranks; transfer: what the all-reduce exposes",
              "no comm.: each rank by itself, so none waits; 1 process: one, with a thread per core"]
-    missing = r.why_missing(skipped, table, "cores")
-    axes.set_xlabel("\n".join([*lines, *missing]), fontsize=8)
+    axes.set_xlabel("\n".join([*lines, *r.why_missing(skipped, table, "cores")]), fontsize=8)
     r.save(figure, output / "time_components_bar")
-
-
-def cold_vs_steady(runs, table, title: str, output: Path) -> None:
-    """What the first step of a fresh process reads, against the steady step."""
-    rows = r.main_series(table)
-    steady = runs[runs["series"] == rows["series"].iloc[0]]
-    if (steady["cold_step_time"] == steady["step_time"]).all():  # no warm-up: the cold step is all
-        return
-    figure, axes = plt.subplots()
-    draw(axes, runs, rows, "cold_step_time", color=r.COLOURS[1], marker="s", linestyle="-",
-         label="first step of a run: all that the original study timed")
-    draw(axes, runs, rows, "step_time", color=r.COLOURS[0], marker="o", linestyle="-",
-         label="steady step, after the warm-up")
-    for _, row in rows.iterrows():
-        axes.annotate(f"{row['cold_step_time'] / row['step_time']:.2f} ×",
-                      (row["num_devices"], row["cold_step_time"]), (8, 6), fontsize=9,
-                      textcoords="offset points")
-    axes.set(xlabel="CPU cores", ylabel="time of a step (s), slowest rank", ylim=(0, None),
-             title=f"{title}\n{rows['series'].iloc[0]}")
-    axes.set_xticks(sorted(set(rows["num_devices"])))
-    axes.margins(x=0.1)
-    axes.legend()
-    r.note_below(axes, r.what_is_drawn(rows))
-    r.save(figure, output / "cold_vs_steady")
 
 
 def answers(table: pd.DataFrame, ratios: pd.DataFrame) -> list[str]:
@@ -192,8 +164,6 @@ def main() -> None:
         if len(strong):
             throughput_line(runs, strong, skipped, title, args.output, original)
             time_components_bar(strong, skipped, title, args.output)
-        if (strong["mode"] == "ddp").any():
-            cold_vs_steady(runs, strong, title, args.output)
         efficiency_line(runs, fair, skipped, title, args.output)
     if fair.empty:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)

@@ -22,10 +22,8 @@ from PIL import Image
 from torchvision.datasets import Imagenette
 
 HERE = Path(__file__).resolve().parent
-WNIDS = (
-    "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 "
-    "n03888257"
-).split()
+WNIDS = ("n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 "
+         "n03445777 n03888257").split()
 COUNTS = {"train": 9469, "val": 3925}
 FOLDERS = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
 # Width, height and bytes of the stand-ins: those of Imagenette's full-size and 224-pixel JPEGs.
@@ -34,13 +32,12 @@ SYNTHETIC_COUNTS = {"train": 24, "val": 6}  # a class
 
 
 class DataError(Exception):
-    """Data that cannot be had or used; the message says why and what to do."""
+    """Data that is not available or not usable; the message says why and what to do."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--from", dest="source", type=Path, help="folder or tar with train and val")
     source.add_argument("--synthetic", action="store_true", help="make stand-ins, no network")
@@ -49,8 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=HERE, help="default: the folder data")
     args = parser.parse_args(arguments)
     if args.size not in (SYNTHETIC if args.synthetic else FOLDERS):
-        parser.error(f"--size {args.size} exists only {'without' if args.synthetic else 'with'} "
-                     "--synthetic")
+        parser.error(f"--size {args.size} goes {'without' if args.synthetic else 'with'} --synthetic")
     return args
 
 
@@ -59,10 +55,8 @@ def download(size: str, output: Path) -> Path:
     try:
         Imagenette(output, size=size, download=True)
     except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"the download failed ({str(error).splitlines()[0]}): use --from PATH with a copy "
-            "that is on disk, or --synthetic for stand-ins"
-        ) from None
+        raise DataError(f"the download failed ({str(error).splitlines()[0]}): use --from PATH with "
+                        "a copy that is on disk, or --synthetic for stand-ins") from None
     return output / FOLDERS[size]
 
 
@@ -100,8 +94,8 @@ def photograph(generator: np.random.Generator, width: int, height: int) -> Image
         phase = np.exp(2j * np.pi * generator.random(amplitude.shape))
         plane = np.fft.irfft2(amplitude * phase, s=(height, width))
         planes.append(128 + contrast * (plane - plane.mean()) / plane.std())
-    pixels = np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(pixels, mode="YCbCr")
+    planes = [Image.fromarray(plane.clip(0, 255).astype(np.uint8)) for plane in planes]
+    return Image.merge("YCbCr", planes)
 
 
 def jpeg(image: Image.Image, quality: int) -> bytes:
@@ -159,12 +153,8 @@ def main() -> None:
     args = parse_arguments()
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        if args.synthetic:
-            folder = synthesise(args.size, args.output)
-        elif args.source:
-            folder = take(args.source, args.output)
-        else:
-            folder = download(args.size, args.output)
+        made = synthesise if args.synthetic else take if args.source else download
+        folder = made(args.source or args.size, args.output)
         label = label_of(folder)
         (folder / "label.txt").write_text(label + "\n")
     except DataError as error:

@@ -59,34 +59,30 @@ def throughput_by_batch(runs, table, skipped, title: str, output: Path, original
         axes.set_xticks(sorted(set(rows_of_batch["num_devices"])))
         axes.legend()
         one = rows_of_batch["num_devices"].nunique() == 1
-        missing = r.why_missing(skipped[skipped["batch_size"] == batch], rows_of_batch, "GPUs")
-        r.note_below(axes, r.what_is_drawn(rows_of_batch), *missing,
+        own = skipped[skipped["batch_size"] == batch]
+        r.note_below(axes, r.what_is_drawn(rows_of_batch), *r.why_missing(own, table, "GPUs"),
                      "one GPU count measured: no ideal line" if one else "")
         r.save(figure, output / f"throughput_bs{batch}")
 
 
-def best_gpus(rows: pd.DataFrame) -> tuple[int, list[int]]:
-    """The GPU count of the highest median rate, and those that its interval does not tell apart.
-
-    A tie goes to fewer GPUs.
-    """
+def best_gpus(rows: pd.DataFrame) -> list[int]:
+    """The GPU counts that the interval of the highest median rate does not tell apart."""
     top = rows.loc[rows["rate"].idxmax()]
-    tied = rows[rows["rate_high"] >= top["rate_low"]]
-    return int(tied["num_devices"].min()), sorted(map(int, tied["num_devices"]))
+    return sorted(map(int, rows[rows["rate_high"] >= top["rate_low"]]["num_devices"]))
 
 
 def optimal_gpus(table: pd.DataFrame, skipped, title: str, output: Path) -> None:
     """The best GPU count for each batch size; no bar where fewer than two were measured."""
     figure, axes = plt.subplots()
-    bars = [(series, rows) for series, rows in table.groupby("series", sort=False)]
+    bars = list(table.groupby("series", sort=False))
     for place, (_, rows) in enumerate(bars):
         if rows["num_devices"].nunique() < 2:
             axes.annotate("one GPU count\nmeasured", (place, 0.1), ha="center", fontsize=8)
             continue
-        best, tied = best_gpus(rows)
-        axes.bar(place, best, 0.6, color=r.COLOURS[0])
+        tied = best_gpus(rows)
+        axes.bar(place, tied[0], 0.6, color=r.COLOURS[0])
         text = f"tie of {' and '.join(map(str, tied))}" if len(tied) > 1 else ""
-        axes.annotate(text, (place, best), (0, 3), ha="center", fontsize=8,
+        axes.annotate(text, (place, tied[0]), (0, 3), ha="center", fontsize=8,
                       textcoords="offset points")
     axes.set(ylabel="best number of GPUs", title=title, ylim=(0, 3.4))
     axes.set_yticks(range(4))

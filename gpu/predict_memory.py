@@ -15,7 +15,6 @@ import functools
 import itertools
 import json
 import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +86,7 @@ def predict_memory(
         activations=sum(sizes), parameters=parameters + cast, gradients=parameters,
         buckets=parameters, inputs=batch.numel() * batch.element_size(),
         allowance=max(sizes) + max(anew),
-    )  # fmt: skip
+    )
 
 
 def find_fit(
@@ -96,14 +95,14 @@ def find_fit(
 ) -> tuple[int, int, bool]:
     """Bytes needed, micro-batches and recomputation for a rank's batch: as given if that fits into
     the available bytes, else by the way that on_oom names (skip, accumulate, checkpoint)."""
-    need = predict_memory(model, images, size, precision, micro_batches, checkpoint).total
-    if need > available and on_oom == "checkpoint":
-        checkpoint = True
+    while True:
         need = predict_memory(model, images, size, precision, micro_batches, checkpoint).total
-    while need > available and on_oom == "accumulate" and micro_batches < images:
-        micro_batches += 1
-        need = predict_memory(model, images, size, precision, micro_batches, checkpoint).total
-    return need, micro_batches, checkpoint
+        if need > available and on_oom == "checkpoint" and not checkpoint:
+            checkpoint = True
+        elif need > available and on_oom == "accumulate" and micro_batches < images:
+            micro_batches += 1
+        else:
+            return need, micro_batches, checkpoint
 
 
 def fit_batch(args: argparse.Namespace, ranks: int, available: float) -> int:
@@ -152,8 +151,7 @@ def give_up(args: argparse.Namespace, need: float, available: float, step: str) 
     part = args.output.with_suffix(f".tmp{rank}")
     part.write_text(json.dumps(word))
     part.rename(args.output.with_suffix(kind))
-    print(f"error: does not fit: {reason} per GPU ({step}): see --on-oom", file=sys.stderr)
-    sys.stderr.flush()
+    os.write(2, f"error: does not fit: {reason} per GPU ({step}): see --on-oom\n".encode())
     os._exit(1)
 
 
@@ -161,9 +159,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--gpu-memory", type=float, default=10.91, help="GiB of the card")
     parser.add_argument("--image-size", type=int, default=224, help="pixels per side")
-    parser.add_argument("--model", default="densenet121", help="torchvision's name of it",
-                        choices=torchvision.models.list_models(module=torchvision.models),
-                        metavar="NAME")  # fmt: skip
+    names = torchvision.models.list_models(module=torchvision.models)
+    parser.add_argument("--model", default="densenet121", choices=names, metavar="NAME")
     parser.add_argument("--output", type=Path, help="CSV file to write the same numbers to")
     args = parser.parse_args()
     rows, card = [], args.gpu_memory * GIB
@@ -171,22 +168,18 @@ def main() -> None:
         if on_oom == "checkpoint" and not args.model.startswith("densenet"):
             continue
         print(f"{way}: predicted GiB per GPU on {', '.join(map(str, GPUS))} GPUs, of "
-              f"{args.gpu_memory} GiB; fewest GPUs that the batch fits on")  # fmt: skip
+              f"{args.gpu_memory} GiB; fewest GPUs that the batch fits on")
         for batch in BATCHES:
             needs = [find_fit(args.model, -(-batch // gpus), args.image_size, precision, 1, False,
-                               on_oom, card)[0] for gpus in GPUS]  # fmt: skip
-            fits = [gpus for gpus, need in zip(GPUS, needs, strict=True) if need <= card]
-            rows += [(way, batch, gpus, need / GIB)
-                     for gpus, need in zip(GPUS, needs, strict=True)]  # fmt: skip
-            print(f"{batch:7d}" + "".join(f"{need / GIB:9.2f}" for need in needs)
-                  + f"   {min(fits, default='more than 3')}", flush=True)  # fmt: skip
+                              on_oom, card)[0] for gpus in GPUS]
+            pairs = list(zip(GPUS, needs, strict=True))
+            rows += [(way, batch, gpus, need / GIB) for gpus, need in pairs]
+            fewest = min((gpus for gpus, need in pairs if need <= card), default="more than 3")
+            print(f"{batch:7d}" + "".join(f"{need / GIB:9.2f}" for need in needs), "  ", fewest)
     if args.output:
-        try:
-            with args.output.open("w", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerows([("way", "batch_size", "num_devices", "predicted_gib"), *rows])
-        except OSError as error:
-            sys.exit(f"error: {args.output}: {error.strerror}")
+        with args.output.open("w", newline="") as file:
+            head = ("way", "batch_size", "num_devices", "predicted_gib")
+            csv.writer(file, lineterminator="\n").writerows([head, *rows])
 
 
 if __name__ == "__main__":

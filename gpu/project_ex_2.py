@@ -84,7 +84,7 @@ def build_device(args: argparse.Namespace) -> "Device":
         autocast=lambda: torch.autocast(args.device, torch.bfloat16, args.precision == "bf16"),
         memory_format=torch.channels_last if args.channels_last else torch.contiguous_format,
         loading={"prefetch_factor": 4 if args.workers else None},
-    )  # fmt: skip
+    )
     if args.device == "cpu":
         return plain
     try:
@@ -110,7 +110,7 @@ def build_device(args: argparse.Namespace) -> "Device":
         wait=torch.cuda.synchronize, loading={**plain.loading, "pin_memory": True},
         memory=lambda: {"peak_memory_bytes": torch.cuda.max_memory_allocated(),
                         "reserved_memory_bytes": torch.cuda.max_memory_reserved()},
-    )  # fmt: skip
+    )
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
     build_device(args)
     gpu = torch.cuda.get_device_properties(0)
     return {"devices_granted": torch.cuda.device_count(), "gpu_model": gpu.name,
-            "gpu_memory_bytes": gpu.total_memory, "cuda": torch.version.cuda}  # fmt: skip
+            "gpu_memory_bytes": gpu.total_memory, "cuda": torch.version.cuda}
 
 
 # ---- shared: this block is byte for byte the same in cpu/project_ex_1.py and gpu/project_ex_2.py
@@ -169,10 +169,8 @@ def batch_split(batch_total: int, ranks: int) -> list[int]:
 def rank_batches(
     rank: int, ranks: int, batch_total: int, dataset_size: int, steps: int, seed: int
 ) -> list[list[tuple[int, int]]]:
-    """For each step the (step, image) keys of one rank: its part of the step's images.
-
-    The batch_total images of a step are the same at every number of ranks.
-    """
+    """For each step the (step, image) keys of one rank: its part of the step's batch_total images,
+    which are the same at every number of ranks."""
     epochs = range(1 + steps * batch_total // dataset_size)
     orders = [np.random.default_rng((seed, epoch)).permutation(dataset_size) for epoch in epochs]
     steps_images = np.concatenate(orders)[: steps * batch_total].reshape(steps, batch_total)
@@ -182,12 +180,9 @@ def rank_batches(
 
 
 class Images(torch.utils.data.Dataset):
-    """The training images; a (step, image) key gives that image as that step augments it.
-
-    Seeded by (seed, step, image), the augmentation is the same on any rank and in any worker.
-    Items: image [3, size, size], uint8 (tensor loader) or normalised float32 (PIL loader); label.
-    """
-
+    """The training images; a (step, image) key gives that image as that step augments it. Seeded by
+    (seed, step, image), the augmentation is the same on any rank and in any worker. Items: image
+    [3, size, size], uint8 (tensor loader) or normalised float32 (PIL loader); label."""
     def __init__(self, data: Path, size: int, seed: int, loader: str) -> None:
         try:
             self.samples = torchvision.datasets.ImageFolder(str(data / "train")).samples
@@ -199,7 +194,7 @@ class Images(torch.utils.data.Dataset):
         crop = [v2.PILToTensor(), v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
         if loader == "pil":
             crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(),
-                    transforms.ToTensor(), transforms.Normalize(MEAN, STD)]  # fmt: skip
+                    transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
         self.transform = transforms.Compose(crop)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
@@ -234,7 +229,6 @@ def to_device(batch: list[torch.Tensor], device: Device) -> tuple[torch.Tensor, 
 class Timeline:
     """Points in the device's time: each ends a part of a step and starts the next, so that
     nothing can hide between two parts. A part may come back within a step."""
-
     def __init__(self, device: Device) -> None:
         self.device, self.points = device, []
         self.reductions = [[]]  # for each step, when each all-reduce was complete
@@ -315,9 +309,7 @@ def run_steps(
     steps: int, batches: Iterable[list[torch.Tensor]], timeline: Timeline, **step: Any
 ) -> list[dict[str, float]]:
     """All steps of this rank after one barrier; from then on the ranks run freely, as in training.
-
-    Returns each step's times in seconds; raises RunError if they miss the host's clock.
-    """
+    Returns each step's times in seconds; raises RunError if they miss the host's clock."""
     device, batches = timeline.device, iter(batches)
     dist.barrier()
     device.wait()
@@ -364,11 +356,11 @@ def train(args: argparse.Namespace, timeline: Timeline, images: Images, **column
         model=model, optimizer=torch.optim.SGD(model.parameters(), lr=args.lr),
         loss_scale=RANKS / args.batch_size if args.mode == "ddp" else 1 / batch_rank,
         micro_batches=args.micro_batches,
-    )  # fmt: skip
+    )
     settings = {k: int(v) if isinstance(v, bool) else v for k, v in vars(args).items()}
     defaults = vars(parse_arguments([]))  # what differs has a column of its own, or is an option
     options = {k: v for k, v in settings.items()
-               if k not in [*COLUMNS, *NOT_OPTIONS] and v != defaults.get(k)}  # fmt: skip
+               if k not in [*COLUMNS, *NOT_OPTIONS] and v != defaults.get(k)}
     options |= {"nodes": RANKS // LOCAL_RANKS} if RANKS > LOCAL_RANKS else {}
     columns |= {k: v for k, v in settings.items() if k in COLUMNS} | timeline.device.memory()
     columns |= {
@@ -376,9 +368,9 @@ def train(args: argparse.Namespace, timeline: Timeline, images: Images, **column
         "threads": torch.get_num_threads(), "images": batch_rank, "dataset": images.label,
         "memory": memory_setting(), "cpu_share": os.environ.get("CPU_SHARE", ""),
         "options": ";".join([*(f"{k}={v}" for k, v in options.items()), *args.note.split()]),
-    }  # fmt: skip
+    }
     rows = [columns | {"step": step, "warmup": int(step < args.warmup)} | step_times
-            for step, step_times in enumerate(times)]  # fmt: skip
+            for step, step_times in enumerate(times)]
     write_rows(rows, args.output)
 
 
@@ -492,7 +484,7 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
         "torchvision": torchvision.__version__, "dataset": images.label, "seed": args.seed,
         "dataset_images": len(images.samples), "image_size": args.image_size, "lr": args.lr,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

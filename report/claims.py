@@ -8,7 +8,6 @@ and memory.csv (gpu/predict_memory.py --output). Verdicts follow from intervals;
 decide, the verdict says so.
 """
 
-import csv
 import sys
 from pathlib import Path
 
@@ -25,16 +24,14 @@ def published(device: str) -> pd.DataFrame:
     """The original study's configurations of a device, with rates and their intervals in img/s."""
     rows = pd.read_csv(HERE / "published_results.csv")
     rows = rows[rows["device"] == device].set_index("num_devices")
-    for name, time in (("rate", "median_step_time_s"), ("rate_low", "ci_high"),
-                       ("rate_high", "ci_low")):
-        rows[name] = rows["images_per_step"] / rows[time]
-    return rows
+    times = {"rate": "median_step_time_s", "rate_low": "ci_high", "rate_high": "ci_low"}
+    return rows.assign(**{k: rows["images_per_step"] / rows[v] for k, v in times.items()})
 
 
 def ratio(rows: pd.DataFrame, over: int, under: int) -> list[float]:
     """Ratio of two rates, and the range that their intervals allow."""
-    return [rows.loc[over, f"rate{a}"] / rows.loc[under, f"rate{b}"]
-            for a, b in (("", ""), ("_low", "_high"), ("_high", "_low"))]
+    pairs = (("rate", "rate"), ("rate_low", "rate_high"), ("rate_high", "rate_low"))
+    return [rows.loc[over, a] / rows.loc[under, b] for a, b in pairs]
 
 
 def linear(rows: pd.DataFrame) -> tuple[str, str]:
@@ -97,10 +94,8 @@ def memory(path: Path) -> tuple[str, str]:
     ways = {way: needs[way, 128, 1] for way in needs.index.get_level_values(0).unique()}
     text = ", ".join(f"{way} {need:.2f}" for way, need in ways.items())
     fits = [way for way, need in ways.items() if need <= CARD]
-    if "plain" in fits:
-        return f"Predicted GiB: {text}", "No, by the prediction"
     verdict = f"Only without {', '.join(fits)}" if fits else "Yes, by the prediction"
-    return f"Predicted GiB: {text}", verdict
+    return f"Predicted GiB: {text}", "No, by the prediction" if "plain" in fits else verdict
 
 
 def main() -> None:
@@ -121,11 +116,8 @@ def main() -> None:
         ("Batch 128 needs at least 2 GPUs", f"Out of memory on a card of {CARD} GiB", "Yes",
          *predicted),
     ]
-    with (HERE / "claims.csv").open("w", newline="") as file:
-        head = ("claim", "its_data", "its_verdict", "here", "verdict")
-        csv.writer(file, lineterminator="\n").writerows([head, *rows])
-    for row in rows:
-        print(" | ".join(row))
+    head = ["claim", "its_data", "its_verdict", "here", "verdict"]
+    pd.DataFrame(rows, columns=head).to_csv(HERE / "claims.csv", index=False)
 
 
 if __name__ == "__main__":

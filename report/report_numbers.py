@@ -39,11 +39,9 @@ def sweep_numbers(name: str) -> dict[str, object]:
         row = table.iloc[place].to_dict()
         row |= {f"{part}_percent": 100 * row[part] / row["step_time"] for part in r.PARTS}
         row["cold_ratio"] = row["cold_step_time"] / row["step_time"]
-        here = ratios[(ratios["series"] == row["series"])
-                      & (ratios["num_devices"] == row["num_devices"])] if len(ratios) else ratios
-        for _, pair in here.iterrows():
-            row |= {f"{pair['bound']}_{k}": pair[k] for k in ("ratio", "ratio_low", "ratio_high",
-                                                              "rounds")}
+        for _, pair in ratios.iterrows():
+            if (pair["series"], pair["num_devices"]) == (row["series"], row["num_devices"]):
+                row |= {f"{pair['bound']}_{k}": pair[k] for k in pair.index}
         numbers |= {f"{end}/{k}": v for k, v in row.items()}
     return {f"{name}/{k}": v for k, v in numbers.items()}
 
@@ -75,12 +73,15 @@ def network_numbers() -> dict[str, object]:
         numbers[f"network/{network}/overlap"] = "overlap" if overlap else "do not overlap"
     machine = r.read_environment(FOLDERS["network"][1])
     numbers |= {f"network/machine/{k}": v for k, v in machine.items()}
+    alone = pd.read_csv(FOLDERS["network"][1] / "all_reduce.csv")
+    alone = alone[(alone["network"] == "1gbit") & (alone["bytes"] == alone["bytes"].max())]
+    share = alone["bytes"].max() * 8 / 1e9 / alone["seconds"].median()  # two ranks: the bytes once
+    numbers["network/all_reduce_percent"] = 100 * share
     return numbers | {"network/runs": " or ".join(map(str, sorted(set(table["runs"]))))}
 
 
 def other_numbers() -> dict[str, object]:
-    """Errors of the model and of the clocks; how their protocol reads on this machine."""
-    scaling = pd.read_csv(HERE / "scaling.csv", dtype=str).iloc[0]
+    """Errors of the clocks; how the original study's protocol reads on this machine."""
     truth = pd.read_csv(HERE / "clock_truth.csv")
     errors = (1000 * (truth["found_s"] - truth["slept_s"])).abs()
     here, cold = (r.main_series(pd.read_csv(FOLDERS[name][0] / "summary.csv")) for name in
@@ -89,7 +90,7 @@ def other_numbers() -> dict[str, object]:
     runs = r.run_table(r.read_results(FOLDERS["original"][1])[0])
     runs = runs[runs["num_devices"] == both["num_devices"]]
     over = {n: 100 * (32 / (32 // n * n) - 1) for n in range(1, 9)}
-    return {f"scaling/{k}": v for k, v in scaling.items()} | {
+    return {
         "clock/places": truth["slept_in"].nunique(), "clock/slept": 1000 * truth["slept_s"].max(),
         "clock/median": errors.median(), "clock/largest": errors.max(),
         "protocol/devices": both["num_devices"],
@@ -103,11 +104,10 @@ def other_numbers() -> dict[str, object]:
 
 def table_rows() -> dict[str, str]:
     """The rows of the report's tables."""
-    cpu = pd.read_csv(FOLDERS["cpu"][0] / "summary.csv")
-    loading = pd.read_csv(STUDIES / "loading" / "plots" / "summary.csv")
-    network = pd.read_csv(FOLDERS["network"][0] / "network.csv")
-    variants = pd.read_csv(FOLDERS["variants"][0] / "variants.csv")
-    claims = pd.read_csv(HERE / "claims.csv")
+    cpu, loading, network, variants, claims = (pd.read_csv(path) for path in (
+        CPU / "cpu_plots" / "summary.csv", STUDIES / "loading" / "plots" / "summary.csv",
+        STUDIES / "network" / "plots" / "network.csv", STUDIES / "variants" / "plots" /
+        "variants.csv", HERE / "claims.csv"))
     text, base = r.interval_text, cpu["base_devices"] == cpu["num_devices"]
     base &= cpu["mode"] == "ddp"
     tables = {
@@ -132,7 +132,7 @@ def fingerprint() -> str:
     """Of all that the report is made from: a PDF that shows another one is out of date."""
     sources = [*CPU.rglob("plots/*.csv"), CPU / "cpu_plots" / "summary.csv",
                *(HERE / name for name in ("report.tex", "references.bib", "clock_truth.csv",
-                                          "claims.csv", "scaling.csv"))]
+                                          "claims.csv"))]
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(path.read_bytes())
@@ -146,20 +146,17 @@ def main() -> None:
         rows = table_rows()
     except (OSError, KeyError, IndexError, ValueError, r.ResultsError) as error:
         sys.exit(f"error: the report's data are not complete ({error!r}): run make report")
-    asked = []
+    asked = set()
     for macro, name in ASKED.findall((HERE / "report.tex").read_text()):
-        asked += [name + end for end in (("", "-low", "-high") if macro == "val" else ("",))]
+        asked |= {name + end for end in (("", "-low", "-high") if macro == "val" else ("",))}
     lines = ["% Written by report_numbers.py from the CSV files: do not edit."]
-    for name in sorted(set(asked)):
-        key = name.replace("-", "_")
-        value = numbers.get(key)
-        if key in rows:
-            text = rows[key]
-        elif value is None or value != value:
+    for name in sorted(asked):
+        value = numbers.get(name.replace("-", "_"))
+        text = rows.get(name) or str(value).translate(r.TEX)
+        if name not in rows and (value is None or value != value):
             sys.exit(f"error: report.tex asks for {name!r}, which is not measured or no name")
-        else:
-            text = f"{value:#.3g}" if isinstance(value, float) else str(value).translate(r.TEX)
-            text = text.removesuffix(".")
+        if isinstance(value, float):
+            text = f"{value:#.3g}".removesuffix(".")
         lines.append(rf"\expandafter\def\csname {name}\endcsname{{{text}}}")
     (HERE / "numbers.tex").write_text("\n".join([*lines, ""]))
     print(f"{len(lines) - 1} numbers and tables are in {HERE / 'numbers.tex'}")

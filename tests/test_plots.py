@@ -196,7 +196,7 @@ def test_figures_and_messages(tmp_path):
     assert one.returncode == 0, one.stderr
     summary = pd.read_csv(output / "summary.csv")
     assert summary["rate"].tolist() == pytest.approx([(32 / 4.3 + 32 / 4.4) / 2])
-    for name in ["throughput_line", "time_components_bar", "cold_vs_steady"]:
+    for name in ["throughput_line", "time_components_bar"]:
         assert (output / f"{name}.png").stat().st_size > 5000
         assert (output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     write_run(results, 2, 1, 1.0).write_text("run_id\n")

@@ -20,10 +20,8 @@ from results import plt  # noqa: E402
 def main() -> None:
     args = r.read_arguments(__doc__, HERE / "runs")
     runs, table, _, problems = r.read_tables(args)
-    tables = []
-    for _, own in runs.groupby("dataset", sort=False):
-        tables.append(r.configuration_table(own.pipe(r.name_series)))
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([r.configuration_table(r.name_series(own)) for _, own in
+                       runs.groupby("dataset", sort=False)], ignore_index=True)
     loading = [runs[(runs[r.KEY] == row[r.KEY]).all(axis=1)]["loading"] * 1000
                for _, row in table.iterrows()]
     for end, values in zip(r.ENDS, zip(*map(r.median_interval, loading), strict=True), strict=True):

@@ -6,7 +6,7 @@
 all_reduce.csv: how long an all-reduce of so many bytes takes by itself (gloo; the slowest rank's
 time after a barrier). gradients.csv: DenseNet121's gradients in the order in which backward makes
 them, and the share of backward that is over when each is ready (median over repeats, one thread).
-run.sh starts both; report/scaling_model.py reads them.
+run.sh starts both.
 """
 
 import argparse
@@ -54,11 +54,8 @@ def time_all_reduce(size: int, repeats: int) -> list[float]:
 def all_reduce_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     ranks = dist.get_world_size()
-    rows = [
-        {"network": args.network, "ranks": ranks, "bytes": size, "seconds": seconds}
-        for size in SIZES
-        for seconds in time_all_reduce(size, args.repeats)
-    ]
+    rows = [{"network": args.network, "ranks": ranks, "bytes": size, "seconds": seconds}
+            for size in SIZES for seconds in time_all_reduce(size, args.repeats)]
     dist.barrier()
     dist.destroy_process_group()
     return rows
@@ -73,8 +70,7 @@ def gradient_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     ready, shares = {}, {name: [] for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.register_post_accumulate_grad_hook(
-            lambda _, name=name: ready.__setitem__(name, time.perf_counter())
-        )
+            lambda _, name=name: ready.__setitem__(name, time.perf_counter()))
     for repeat in range(1 + args.repeats):
         loss = cross_entropy(model(images), labels)
         begun = time.perf_counter()
@@ -83,11 +79,9 @@ def gradient_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         model.zero_grad()
         for name, instant in ready.items() if repeat else ():
             shares[name].append((instant - begun) / (ended - begun))
-    sizes = {name: p.numel() * p.element_size() for name, p in model.named_parameters()}
-    rows = [
-        {"parameter": name, "bytes": sizes[name], "share_of_backward": statistics.median(values)}
-        for name, values in shares.items()
-    ]
+    rows = [{"parameter": name, "bytes": parameter.numel() * parameter.element_size(),
+             "share_of_backward": statistics.median(shares[name])}
+            for name, parameter in model.named_parameters()]
     return sorted(rows, key=lambda row: row["share_of_backward"])
 
 
@@ -97,10 +91,8 @@ def main() -> None:
     if int(os.environ.get("RANK", 0)) == 0:
         new = not args.output.is_file()
         with args.output.open("a", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+            head = [list(rows[0])] if new else []
+            csv.writer(file).writerows([*head, *(row.values() for row in rows)])
 
 
 if __name__ == "__main__":

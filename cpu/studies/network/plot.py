@@ -19,13 +19,12 @@ import results as r  # noqa: E402  (found on the path of the line before)
 from results import plt  # noqa: E402
 
 EXPOSED, REST = r.PARTS["transfer"][0], r.PARTS["backward"][0]
-RATES = {"mbit": 1e6, "gbit": 1e9}
 
 
 def bits_per_second(network: str) -> float:
     """The rate that tc's name of it means; unshaped is infinite."""
-    found = re.fullmatch(r"([\d.]+)([mg]bit)", network)
-    return float(found[1]) * RATES[found[2]] if found else float("inf")
+    found = re.fullmatch(r"([\d.]+)([mg])bit", network)
+    return float(found[1]) * {"m": 1e6, "g": 1e9}[found[2]] if found else float("inf")
 
 
 def network_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +53,7 @@ def network_table(table: pd.DataFrame) -> pd.DataFrame:
         ["batch_size", "bits", "setting"], ignore_index=True)
 
 
-def communication_cost(table: pd.DataFrame, output: Path) -> None:
+def communication_cost(table: pd.DataFrame, title: str, output: Path) -> None:
     """For each link rate, the cost of each setting: exposed, and the rest; interval of the step."""
     batch = table.groupby("batch_size")["setting"].nunique().idxmax()
     table = table[table["batch_size"] == batch]
@@ -77,11 +76,9 @@ def communication_cost(table: pd.DataFrame, output: Path) -> None:
         axes.set(title=network, xlabel="s per step")
     handles = panels[0][0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3)
-    data, precision = ("; ".join(sorted(set(table[name]))) for name in ("dataset", "precision"))
     figure.suptitle(
         f"Step beyond {table['alone_step_time'].iloc[0]:.2f} s without communication, "
-        f"{table['num_devices'].iloc[0]} hosts, batch {batch}, {precision}\ndata: {data}",
-        fontsize=10)
+        f"{table['num_devices'].iloc[0]} hosts, batch {batch}\n{title}", fontsize=10)
     r.save(figure, output / "communication_cost")
 
 
@@ -96,7 +93,8 @@ def main() -> None:
         sys.exit(2)
     table.to_csv(args.output / "network.csv", index=False)
     with plt.rc_context(r.STYLE | {"axes.grid.axis": "x", "font.size": 9}):
-        communication_cost(table, args.output)
+        title = r.make_title(r.read_environment(args.results), runs)
+        communication_cost(table, title, args.output)
     shown = table[["network", "batch_size", "setting", "runs", "step_time", "step_time_low",
                    "step_time_high", "median_transfer", "slowed"]]
     print(shown.round(3).to_string(index=False))

@@ -30,8 +30,7 @@ export PYTHON="${PYTHON:-$(command -v "$cpu/../.venv/bin/python" || echo python3
 VARIANTS="${VARIANTS-; --bucket-cap-mb 25; --bucket-cap-mb 1; --bucket-cap-mb 1 --gradients bf16}"
 results="${RESULTS_DIR:-$OWN_DIR}"
 
-bridge=ddp-bridge
-host=ddp-host # namespaces of this name and a number are this script's own
+bridge=ddp-bridge host=ddp-host # namespaces of this name and a number are this script's own
 children=()
 
 die() {
@@ -131,16 +130,15 @@ stop() {
 main() {
   local round hosts rate variants status=0
   case "${1:-}" in
-    --help | -h) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --dry-run | "") ;;
     *) die "unknown option '$1': there are --dry-run and --help; settings are in the environment" ;;
   esac
   mapfile -t cores < <(cd "$cpu" && "$PYTHON" -c \
     'import project_ex_1; print(*project_ex_1.granted_cores(), sep="\n")')
   if [[ ${1:-} == --dry-run ]]; then
-    echo "plan: $NUM_RUNS rounds of hosts $HOSTS x rates $RATES x batches $BATCH_SIZES x"
-    tr ';' '\n' <<<"$VARIANTS" | sed 's/^ *$/DDP as it is/; s/^ */  /'
-    echo "on ${#cores[@]} cores, into $results; nothing was written"
+    echo "plan: $NUM_RUNS rounds of hosts $HOSTS x rates $RATES x batches $BATCH_SIZES x variants"
+    echo "'$VARIANTS' on ${#cores[@]} cores, into $results; nothing was written"
     return
   fi
   check

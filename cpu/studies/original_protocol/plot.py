@@ -30,9 +30,8 @@ def protocol(runs: pd.DataFrame, cold: pd.DataFrame, steady: pd.DataFrame, title
                                        (steady, r.COLOURS[0], "o", "steady step, main sweep")):
         axes.errorbar(rows["num_devices"], rows["rate"], r.error_bars(rows, "rate"), capsize=3,
                       color=colour, marker=marker, label=name)
-    threads = int(cold["threads"].iloc[0])
-    axes.annotate(f"one process, {threads} threads", (1, cold["rate"].iloc[0]), (8, -12),
-                  textcoords="offset points", fontsize=8)
+    axes.annotate(f"one process, {cold['threads'].iloc[0]} threads", (1, cold["rate"].iloc[0]),
+                  (8, -12), textcoords="offset points", fontsize=8)
     axes.set(xlabel="ranks", ylabel="throughput (img/s)", ylim=(0, None), title=title)
     axes.set_xticks(sorted(set(cold["num_devices"])))
     axes.margins(x=0.2)
@@ -46,9 +45,8 @@ def main() -> None:
     runs, table, _, problems = r.read_tables(args)
     table.to_csv(args.output / "summary.csv", index=False)
     main_sweep = HERE.parents[1] / ("cpu_plots" if args.published else "cpu_plots_own")
-    steady = table.head(0)
-    if (main_sweep / "summary.csv").is_file():
-        steady = r.main_series(pd.read_csv(main_sweep / "summary.csv"))
+    path = main_sweep / "summary.csv"
+    steady = r.main_series(pd.read_csv(path)) if path.is_file() else table.head(0)
     with plt.rc_context(r.STYLE):
         protocol(runs, r.main_series(table), steady,
                  r.make_title(r.read_environment(args.results), runs), args.output)

@@ -30,12 +30,12 @@ LR = 0.01  # ten times the sweep's, so that 200 steps learn something
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="CSV file to write: one row a step")
+    add("--output", type=Path, required=True, help="CSV file to write: one row per step")
     add("--data", type=Path, help="folder that holds train/ (default: the sweep's)")
     add("--seeds", type=int, default=6, help="of weights, image order and augmentation")
     add("--steps", type=int, default=200)
-    add("--batch-size", type=int, default=32, help="images a step, all ranks together")
-    add("--image-size", type=int, default=64, help="pixels a side, after the crop")
+    add("--batch-size", type=int, default=32, help="images per step, over all ranks")
+    add("--image-size", type=int, default=64, help="pixels per side, after the crop")
     return parser.parse_args()
 
 
@@ -59,8 +59,7 @@ def train(args: argparse.Namespace, setting: str, seed: int) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=run.lr)
     for batch in training.load_batches(run, images, timeline.device):
         training.train_step(model, optimizer, batch, training.RANKS / run.batch_size, 1, timeline)
-    total = torch.tensor(losses, dtype=torch.float64)
-    dist.all_reduce(total)
+    dist.all_reduce(total := torch.tensor(losses, dtype=torch.float64))
     return (total / run.batch_size).tolist()
 
 

@@ -47,12 +47,10 @@ def read_variants(runs: pd.DataFrame) -> pd.DataFrame:
     for variant, own in runs.groupby("variant"):
         row = own.iloc[0][["precision", "loader", "num_devices", "batch_size", "dataset"]].to_dict()
         row |= {"variant": variant, "runs": len(own)}
-        for name, values in {
-            "rate": own["rate"], "gain": (own["rate"] / plain["rate"]).dropna(),
-            "loading_ms": 1000 * own["loading"],
-            "loading_percent": 100 * own["loading"] / own["step_time"],
-            "cold_step_time": own["cold_step_time"],
-        }.items():
+        for name, values in (
+            ("rate", own["rate"]), ("gain", (own["rate"] / plain["rate"]).dropna()),
+            ("loading_ms", 1000 * own["loading"]), ("cold_step_time", own["cold_step_time"]),
+            ("loading_percent", 100 * own["loading"] / own["step_time"])):
             row |= r.named_interval(name, r.median_interval(values))
         table.append(row)
     return pd.DataFrame(table).sort_values("rate", ignore_index=True)

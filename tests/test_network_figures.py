@@ -1,0 +1,30 @@
+"""What communication costs over a network, on known truth."""
+
+import pandas as pd
+import pytest
+from conftest import load
+
+
+def test_cost_of_communication():
+    """Against no communication of the same batch; exposed and slowed apart; settings by name."""
+    script = load("cpu/studies/network/plot.py")
+    base = {"mode": "ddp", "num_devices": 2, "batch_size": 8, "bucket_cap_mb": "", "runs": 6}
+    rows = [
+        base | {"options": "nodes=2;network=unshaped", "mode": "no_communication", "time": 1.0},
+        base | {"options": "nodes=2;network=1gbit", "time": 1.3},
+        base | {"options": "ddp=bf16-gradients;nodes=2;network=1gbit", "bucket_cap_mb": "1",
+                "time": 1.1},
+        base | {"options": "gradients=bf16;nodes=2;network=1gbit", "time": 1.2},
+    ]  # fmt: skip
+    for row in rows:
+        time = row.pop("time")
+        for name, value in (("step_time", time), ("median_transfer", (time - 1) / 2),
+                            ("median_backward", 0.5 + (time - 1) / 4)):  # fmt: skip
+            row |= {name: value, f"{name}_low": 0.99 * value, f"{name}_high": 1.01 * value}
+    table = script.network_table(pd.DataFrame(rows))
+    assert dict(zip(table["setting"], table["cost"], strict=True)) == pytest.approx(
+        {"DDP as it is": 0.3, "1 MB buckets + bf16 gradients": 0.1, "bf16 gradients": 0.2}
+    )
+    assert sorted(table["slowed"]) == pytest.approx([0.025, 0.05, 0.075])
+    with pytest.raises(script.r.ResultsError, match="none without communication"):
+        script.network_table(pd.DataFrame(rows[1:]))
