@@ -46,7 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=HERE, help="default: the folder data")
     args = parser.parse_args(arguments)
     if args.size not in (SYNTHETIC if args.synthetic else FOLDERS):
-        parser.error(f"--size {args.size} goes {'without' if args.synthetic else 'with'} --synthetic")
+        parser.error("--size 224 is for --synthetic alone, 320px and 160px are for the download")
     return args
 
 

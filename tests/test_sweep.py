@@ -126,7 +126,7 @@ def test_variants_take_turns_in_folders_of_their_own(data, tmp_path):
 def test_killed_and_hung_ranks_and_ctrl_c(data, tmp_path):
     """Run 1 loses a rank, run 2 has one that hangs, run 3 completes, run 4 meets Ctrl-C."""
     results = tmp_path / "cpu_run"
-    process = start(results, data, CORE_COUNTS="2", NUM_RUNS="4", BOUNDS="none", RUN_TIMEOUT="25")
+    process = start(results, data, CORE_COUNTS="2", NUM_RUNS="4", BOUNDS="none", RUN_TIMEOUT="16")
 
     def ranks_of_run(number: int) -> list[int]:
         name = f"times_run{number}.csv"
@@ -150,7 +150,7 @@ def test_killed_and_hung_ranks_and_ctrl_c(data, tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped: complete runs are kept" in out, out + err
     assert "FAILED: rank 1 ended by signal 9;" in out
-    assert "FAILED: not done after 25 s (RUN_TIMEOUT)" in out
+    assert "FAILED: not done after 16 s (RUN_TIMEOUT)" in out
     assert len(complete) == 1 and contents(results) == complete
     wait_for(lambda: not processes_of(results), 15)
     assert not list(results.rglob("*.tmp"))
