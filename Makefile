@@ -60,7 +60,8 @@ report: plots
 	@! grep -E 'Overfull|undefined|multiply defined' report/report.log
 
 test: .venv/ready-tests
-	$(BIN)/python -m pytest -q tests --ignore=tests/root
+	$(BIN)/python -m pytest -q tests --ignore=tests/root -m 'not alone' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q tests --ignore=tests/root -m alone
 
 faults: .venv/ready-tests
 	rm -f tests/faults/campaign.csv

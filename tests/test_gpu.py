@@ -28,6 +28,7 @@ def memory():
     return load("gpu/predict_memory.py")
 
 
+@pytest.mark.alone
 def test_memory_is_known_before_the_run(memory):
     """On the original's card batch 128 does not fit and 64 does; three ways bring 128 under it."""
     begun = time.monotonic()

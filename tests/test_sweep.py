@@ -67,19 +67,18 @@ def test_a_sweep_then_figures_then_only_what_is_missing(data, tmp_path):
     """The user's own: figures after the first round, and at the end against the published."""
     own, published = tmp_path / "cpu_run_own", tmp_path / "cpu_run"
     mine = {"RESULTS_DIR": "", "OWN_DIR": str(own), "FIGURES": "1", "CORE_COUNTS": "1 1 2 999",
-            "OVERSUBSCRIBE": "0"}  # fmt: skip
+            "OVERSUBSCRIBE": "0", "BOUNDS": "none"}  # fmt: skip
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("two ranks need two cores")
     status, out, err = sweep(own, data, "--dry-run", **mine)
-    assert status == 0 and "plan: 5 runs, about 3 min (at 40 s per run)" in out, out + err
+    assert status == 0 and "plan: 2 runs, about 80 s (at 40 s per run)" in out, out + err
     assert "cannot run: bs4_cores999" in out and not own.exists()
     status, out, err = sweep(own, data, **mine)
     assert status == 0, out + err
-    assert "[5/5]" in out and "img/s" in out and "all runs are complete" in out
+    assert "[2/2]" in out and "img/s" in out and "all runs are complete" in out
     environment = json.loads((own / "environment.json").read_text())
     cells = {Path(name).parent.name for name in contents(own)}
-    assert cells == {f"bs4_cores{cell}{SIZE}" for cell in (
-        "1", "1_single_process", "2", "2_single_process", "2_no_communication")}  # fmt: skip
+    assert cells == {f"bs4_cores1{SIZE}", f"bs4_cores2{SIZE}"}
     assert environment["identity"]["dataset"].endswith("(stand-in, not Imagenette)")
     assert {row["result"] for row in read_rows(own / "runs.csv")} == {"complete"}
     assert "granted" in (own / f"bs4_cores999{SIZE}" / "skipped.csv").read_text()
@@ -110,19 +109,19 @@ def test_a_sweep_then_figures_then_only_what_is_missing(data, tmp_path):
 def test_variants_take_turns_in_folders_of_their_own(data, tmp_path):
     """Equal lines once, an allocator by its name; a batch below the ranks is known before."""
     settings = {"VARIANTS": "; ; MEMORY=kept --precision bf16", "CORE_COUNTS": "1",
-                "BOUNDS": "none", "BATCH_SIZES": "2 2", "NUM_RUNS": "2"}  # fmt: skip
+                "BOUNDS": "none", "BATCH_SIZES": "2 2"}  # fmt: skip
     results = tmp_path / "cpu_run"
     status, out, err = sweep(results, data, **settings)
     assert status == 0, out + err
     cells = [f"bs2_cores1{SIZE}", f"bs2_cores1{SIZE}_kept_precision_bf16"]
-    assert sorted(contents(results)) == sorted(
-        f"{cell}/times_run{run}.csv" for cell in cells for run in (1, 2))
+    assert sorted(contents(results)) == [f"{cell}/times_run1.csv" for cell in cells]
     fast = read_rows(results / cells[1] / "times_run1.csv")[0]
     assert (fast["memory"], fast["precision"]) == ("kept", "bf16")
     status, out, err = sweep(tmp_path / "other", data, CORE_COUNTS="2", BATCH_SIZES="1")
     assert status == 2 and "a batch of 1 leaves some of 2 ranks without an image" in out, out + err
 
 
+@pytest.mark.alone
 def test_killed_and_hung_ranks_and_ctrl_c(data, tmp_path):
     """Run 1 loses a rank, run 2 has one that hangs, run 3 completes, run 4 meets Ctrl-C."""
     results = tmp_path / "cpu_run"
@@ -185,6 +184,44 @@ def test_a_failed_configuration_does_not_stop_the_sweep(data, tmp_path):
     assert list(contents(results)) == [f"bs4_cores1{SIZE}/times_run1.csv"]
     assert {row["result"] for row in read_rows(results / "runs.csv")} == {"complete", "failed"}
     assert len(list(results.rglob("*.log"))) == 1
+
+
+def listed(script: str, **settings: str) -> list[str]:
+    environment = {**os.environ, "DEVICES": "4", **settings}
+    done = subprocess.run([REPOSITORY / script, "--list"], env=environment, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_the_loops_list_series_bounds_and_memories():
+    lines = listed("cpu/run_experiments.sh", CORE_COUNTS="4 1 2 8", MEMORIES="kept")
+    folders = [line.split()[0] for line in lines]
+    assert set(folders) == {
+        "bs32_cores1_kept", "bs32_cores2_kept", "bs32_cores4_kept",  # strong
+        "bs8_cores1_kept", "bs16_cores2_kept",  # weak: 8 images per core on the most cores
+        "bs32_cores1_kept_single_process", "bs8_cores1_kept_single_process",
+        "bs32_cores4_kept_single_process", "bs32_cores4_kept_no_communication",
+        "bs32_cores8_kept",
+    }  # fmt: skip
+    lines = {line.split()[0]: line for line in lines}
+    assert lines["bs32_cores8_kept"].endswith("skip 8 32 4 cores are granted here")
+    assert lines["bs32_cores4_kept_single_process"].split()[1:] == (
+        "1 4 MEMORY=kept --batch-size 32 --threads 4 --mode single_process --micro-batches 4"
+    ).split()
+    assert len(listed("cpu/run_experiments.sh", BOUNDS="none", SERIES="strong",
+                      CORE_COUNTS="1 2")) == 4  # fmt: skip
+
+
+def test_the_loops_over_gpus():
+    lines = listed("gpu/run_gpu_experiments.sh", BATCH_SIZES="2 64", BOUNDS="ends", DEVICES="3",
+                   GPU_COUNTS="1 2 3 4", SERIES="strong weak")  # fmt: skip
+    folders = {line.split()[0]: line for line in lines}
+    assert folders["bs2_gpus3"].endswith("a batch of 2 leaves some of 3 ranks without an image")
+    assert folders["bs64_gpus4"].endswith("skip 4 64 3 GPUs are here")
+    assert {"bs64_gpus1", "bs64_gpus3_no_communication", "bs21_gpus1", "bs42_gpus2"} <= set(folders)
+    nodes = listed("gpu/run_gpu_experiments.sh", BATCH_SIZES="64", NNODES="2", GPU_COUNTS="2 3")
+    assert nodes == ["bs64_gpus2 2 1 --batch-size 64",
+                     "bs64_gpus3 skip 3 64 2 nodes cannot share 3 ranks equally"]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", ["run_experiments.sh", "studies/original_protocol/run.sh"])
