@@ -55,7 +55,8 @@ def start(results: Path, data: Path, **settings: str) -> subprocess.Popen:
 def nothing_left(results: Path) -> None:
     assert "ddp-" not in ip("netns", "list") + ip("link", "show")
     wait_for(lambda: not processes_of(results.parent), 15)
-    assert not list((results.parent / "temporary").iterdir())
+    left = [path.name for path in (results.parent / "temporary").iterdir()]
+    assert not [name for name in left if not name.startswith("torchinductor")]  # torch's own cache
     assert not [path for path in results.rglob("*") if path.suffix == ".tmp"]
 
 
@@ -127,7 +128,6 @@ def test_a_host_that_is_cut_off(data, tmp_path):
     )
     wait_for(lambda: both_ranks(results), 60)
     first = processes_of(results.parent)
-    wait_for(lambda: any(path.stat().st_size == 0 for path in results.rglob("*.log")), 10)
     with pytest.raises(subprocess.TimeoutExpired):  # let it get into its steps
         process.wait(timeout=9)
     ip("-n", "ddp-host1", "link", "set", "eth0", "down")
