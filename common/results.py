@@ -166,7 +166,7 @@ def name_series(runs: pd.DataFrame) -> pd.DataFrame:
         # A single process has the ranks' micro-batches, and is compared with them.
         given = runs[name].where((runs["mode"] != "single_process") | (name != "micro_batches"), "")
         if len(set(given) - {""}) > 1 or name == "options":
-            short = name in ("precision", "dataset", "options", "model", "memory")
+            short = name in ("precision", "dataset", "options", "model")
             names += (", " + ("" if short else f"{name} ") + given).where(given != "", "")
     return runs.assign(series=names)
 
@@ -274,8 +274,8 @@ def make_title(environment: dict[str, Any], runs: pd.DataFrame) -> str:
     """Network, machine, precision and data, as each figure says them."""
     machine = "machine not recorded"
     if environment:
-        machine = f"{environment['cpu_model']!s:.60}, {environment['cores_granted']!s:.9} cores"
-        machine = environment.get("gpu_model", machine)
+        cpu = f"{environment['cpu_model']!s:.60}, cores: {environment['cores_granted']!s:.9}"
+        machine = environment.get("gpu_model", cpu)
     precision = "+".join(sorted(set(runs["precision"]) - {""})) or "precision not recorded"
     network = "+".join(sorted(set(runs["model"]) - {""})) or "DenseNet121"
     data = "; ".join(sorted(set(runs["dataset"])))

@@ -219,14 +219,14 @@ def test_a_run_belongs_to_strong_and_weak_series(plots, tmp_path):
     assert not problems
     ddp = table[table["mode"] == "ddp"].set_index(["series", "num_devices"])
     assert set(ddp.index) == {
-        ("batch 32, glibc", 1), ("batch 32, glibc", 2), ("16 images per device, glibc", 1),
-        ("16 images per device, glibc", 2), ("batch 32, kept", 2),
+        ("batch 32, memory glibc", 1), ("batch 32, memory glibc", 2), ("batch 32, memory kept", 2),
+        ("16 images per device, memory glibc", 1), ("16 images per device, memory glibc", 2),
     }  # fmt: skip
-    assert ddp.loc[("batch 32, glibc", 2), "efficiency"] == pytest.approx(0.8)
-    assert ddp.loc[("16 images per device, glibc", 2), "efficiency"] == pytest.approx(0.8)
-    assert ddp.loc[("16 images per device, glibc", 2), "speedup"] == pytest.approx(1.6)
+    assert ddp.loc[("batch 32, memory glibc", 2), "efficiency"] == pytest.approx(0.8)
+    assert ddp.loc[("16 images per device, memory glibc", 2), "efficiency"] == pytest.approx(0.8)
+    assert ddp.loc[("16 images per device, memory glibc", 2), "speedup"] == pytest.approx(1.6)
     single = table[table["mode"] == "single_process"]
-    assert set(single["series"]) == {"16 images per device, glibc"}
+    assert set(single["series"]) == {"16 images per device, memory glibc"}
 
 
 def test_own_against_published(tmp_path):
