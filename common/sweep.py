@@ -14,8 +14,7 @@ never mix. Runs that fail are listed at the end, and the exit status is 1 then.
 Settings that every sweep has, from the environment:
   NUM_RUNS=10                       rounds: runs of each configuration
   STEPS=  WARMUP=                   measured steps of a run, and warm-up steps before them
-  OPTIONS=                          options of the training script for all runs (its --help lists
-                                    them), like OPTIONS='--model resnet18 --precision bf16'
+  OPTIONS=                          of the training script, for all runs: OPTIONS='--model resnet18'
   VARIANTS=                         options that take turns, separated by ';', in place of none:
                                     VARIANTS='; --channels-last; MEMORY=kept --bucket-cap-mb 1'
   DATA_DIR=                         folder with train/ (default: the first ../data/imagenette2*)
@@ -72,9 +71,9 @@ MEMORIES = {  # allocators, by the environment alone
     "jemalloc_kept": {"LD_PRELOAD": "libjemalloc.so.2",
                       "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"},
 }
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RULE_OF_THUMB = 40  # seconds per run, where nothing was measured yet
 BOUND = ["setpriv", "--pdeathsig", "KILL"]  # the kernel ends what follows with its parent
-COLUMNS = "date commit order_seed configuration run_id wall_s steps_s stolen_s result".split()
 
 
 class Configuration(NamedTuple):
@@ -102,9 +101,8 @@ def check_settings() -> None:
 
 def common_options() -> list[str]:
     data = ["--data", SETTINGS["DATA_DIR"]] if SETTINGS["DATA_DIR"] else []
-    steps = ["--steps", SETTINGS["STEPS"], "--warmup", SETTINGS["WARMUP"]]
-    timeout = ["--timeout", str(1 + int(SETTINGS["RUN_TIMEOUT"]) // 3)]
-    return [*steps, *timeout, *data, *shlex.split(SETTINGS["OPTIONS"])]
+    return ["--steps", SETTINGS["STEPS"], "--warmup", SETTINGS["WARMUP"], "--timeout",
+            str(1 + int(SETTINGS["RUN_TIMEOUT"]) // 3), *data, *shlex.split(SETTINGS["OPTIONS"])]
 
 
 def configurations(listing: str, devices: int) -> list[Configuration]:
@@ -167,7 +165,6 @@ def share_plan(runs: list, identity: dict[str, Any]) -> list[tuple[int, Configur
 
 class Sweep:
     """A results folder that is this process's alone, and the run in progress."""
-
     def __init__(self, script: Path, own: Path, environment: dict[str, dict[str, Any]]) -> None:
         self.script, self.environment = script, environment
         self.named = bool(SETTINGS["RESULTS_DIR"])
@@ -223,8 +220,7 @@ class Sweep:
         (self.results / one / "skipped.csv").write_text(text)
 
     def on_signal(self, number: int, _: Any) -> None:
-        """End the run in progress, at its time limit or because this sweep was asked to stop: at
-        first in order, the second time by force."""
+        """Asked to stop, or a time limit: end the run in order, the second time by force."""
         if number == signal.SIGALRM:
             self.late = self.late or not self.asked
         else:
@@ -315,7 +311,8 @@ class Sweep:
 
     def record(self, *cells: Any) -> None:
         path, date = self.results / "runs.csv", datetime.now().astimezone()
-        rows = [] if path.is_file() else [COLUMNS]
+        head = "date commit order_seed configuration run_id wall_s steps_s stolen_s result"
+        rows = [] if path.is_file() else [head.split()]
         rows.append([date.isoformat(timespec="seconds"), self.environment["recorded"]["commit"],
                      SETTINGS["ORDER_SEED"], *cells])
         with path.open("a", newline="") as file:
@@ -333,7 +330,7 @@ class Sweep:
             said.append(f"rank {cause[1]} ended by signal {cause[2]}")
         if status < 0:
             said.append(f"the run was ended by signal {-status}")
-        said += [line for line in log.splitlines() if line.strip()][-1:]
+        said += [line for line in log.splitlines() if re.search(r"\w", line)][-1:]
         return [*said, f"it ended with status {status} and said nothing"][0]
 
     def time_left(self, runs: list[tuple[int, Configuration]]) -> str:
@@ -346,19 +343,17 @@ class Sweep:
     def read_walls(self) -> None:
         """How long runs took that are there already."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            with (self.results / "runs.csv").open() as file:
-                for row in csv.DictReader(file):
-                    if row["result"] == "complete":
-                        self.walls.setdefault(row["configuration"], []).append(float(row["wall_s"]))
+            for row in csv.DictReader((self.results / "runs.csv").read_text().splitlines()):
+                if row["result"] == "complete":
+                    self.walls.setdefault(row["configuration"], []).append(float(row["wall_s"]))
 
     def draw(self, *arguments: str) -> None:
         """Draw the figures anew, so that one can look, and stop, at any time."""
         if SETTINGS["FIGURES"] == "0" or not SETTINGS["PLOT"] or NODE > 0:
             return
-        command = [SETTINGS["PYTHON"], SETTINGS["PLOT"], str(self.results), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
-        print(done.stdout if arguments else (done.stdout.splitlines() or [""])[-1])
-        print(done.stderr, end="", file=sys.stderr)
+        command = [*BOUND, SETTINGS["PYTHON"], SETTINGS["PLOT"], str(self.results), *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        print(done.stdout if arguments else (done.stdout.splitlines() or [""])[-1], flush=True)
 
     def run_all(self, runs: list[tuple[int, Configuration]]) -> None:
         for number, (run_id, one) in enumerate(runs, start=1):
@@ -366,8 +361,7 @@ class Sweep:
                 continue
             line = "" if self.asked else self.run_one(one, run_id, [])
             if self.asked:
-                print("stopped: complete runs are kept; start the sweep again for the rest")
-                sys.exit(128 + self.asked)
+                stop(self.asked)
             print(f"[{number}/{len(runs)}] {one.folder} run {run_id}: {line}; about "
                   f"{self.time_left(runs[number:])} left", flush=True)
             if number < len(runs) and runs[number][0] != run_id:
@@ -390,7 +384,14 @@ def read_times(path: Path) -> tuple[float, float]:
     return max(seconds.values()), images / max(timed.values())
 
 
+def stop(number: int, *_: Any) -> NoReturn:
+    print("stopped: complete runs are kept; start the sweep again for the rest", flush=True)
+    sys.exit(128 + number)
+
+
 def main() -> None:
+    for number in ENDING:
+        signal.signal(number, stop)
     script, listing, own, *arguments = sys.argv[1:]
     if arguments[:1] in (["--help"], ["-h"]):
         print(__doc__[__doc__.index("Finished runs") :].strip())
@@ -408,10 +409,10 @@ def main() -> None:
     for why in sorted({" ".join(one.options[2:]) for one in skipped}):
         folders = [one.folder for one in skipped if " ".join(one.options[2:]) == why]
         print(f"cannot run: {', '.join(folders)} ({why})")
-    if len(skipped) == len(wanted):
-        die("nothing can run with these settings")
     sweep = Sweep(Path(script), Path(own), environment)
     sweep.read_walls()
+    if len(skipped) == len(wanted):
+        die("nothing can run with these settings")
     if arguments:
         runs = plan_runs(wanted, sweep.results)
         counts = collections.Counter(one.folder for _, one in runs)
@@ -421,8 +422,8 @@ def main() -> None:
         print(f"plan: {len(runs)} runs, about {sweep.time_left(runs)} ({basis}), into "
               f"{sweep.results}; nothing was written")
         return
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM"):
-        signal.signal(getattr(signal, name), sweep.on_signal)
+    for number in (*ENDING, signal.SIGALRM):
+        signal.signal(number, sweep.on_signal)
     sweep.open()
     try:
         for one in skipped if NODE == 0 else []:
@@ -433,8 +434,7 @@ def main() -> None:
         compare = not sweep.named and any(against.rglob("times_run*.csv"))
         sweep.draw(*(["--against", str(against)] if compare else []))
     except OSError as error:
-        die(f"cannot write to the results folder {sweep.results}: removed, read-only or full? "
-            f"({error.strerror})")
+        die(f"cannot write to the results folder {sweep.results} ({error.strerror}): still there?")
     finally:
         shutil.rmtree(sweep.temporary, ignore_errors=True)
         if NODE > 0:

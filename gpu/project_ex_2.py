@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def measure(args: argparse.Namespace) -> None:
     """The run: see that it fits, connect the ranks, train, write the rows."""
-    batch_split(args.batch_size, RANKS)
+    batch_split(args.batch_size, RANKS * args.micro_batches)  # each has an image, or it is an error
     timeline = Timeline(build_device(args))
     images = Images(args.data, args.image_size, args.seed, args.loader)
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ class Device(NamedTuple):
 def batch_split(batch_total: int, ranks: int) -> list[int]:
     """Images of a step for each rank: they sum to batch_total and differ by one at most."""
     if batch_total < ranks:
-        raise RunError(f"a batch of {batch_total} leaves some of {ranks} ranks without an image")
+        raise RunError(f"a batch of {batch_total} is too small for {ranks} ranks or micro-batches")
     return [batch_total // ranks + (rank < batch_total % ranks) for rank in range(ranks)]
 
 
@@ -502,7 +502,7 @@ def main() -> None:
             says = f"{who} waited {args.timeout} s for another rank (--timeout): hung, or cut off?"
         elif "peer" not in str(error):
             raise
-    if RANK == 0 or dist.is_initialized():  # before that all ranks would say the same
+    if RANK == 0 or dist.is_initialized() or says.startswith(who):  # else all would say the same
         print(f"error: {says}", file=sys.stderr)
     sys.exit(1)
 # ---- shared: end of the block

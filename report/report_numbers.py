@@ -156,7 +156,7 @@ def main() -> None:
         if name not in rows and (value is None or value != value):
             sys.exit(f"error: report.tex asks for {name!r}, which is not measured or no name")
         if isinstance(value, float):
-            text = f"{value:#.3g}".removesuffix(".")
+            text = str(int(value)) if value.is_integer() else f"{value:#.3g}".removesuffix(".")
         lines.append(rf"\expandafter\def\csname {name}\endcsname{{{text}}}")
     (HERE / "numbers.tex").write_text("\n".join([*lines, ""]))
     print(f"{len(lines) - 1} numbers and tables are in {HERE / 'numbers.tex'}")

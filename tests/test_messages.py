@@ -51,6 +51,7 @@ def one_line(result, *words):
 
 def test_batch_smaller_than_the_ranks(run):
     one_line(run("--batch-size", 2, ranks=3), "batch of 2", "3 ranks")
+    one_line(run("--batch-size", 2, "--micro-batches", 3), "batch of 2", "3 ranks or micro-batches")
 
 
 def test_no_data(run, tmp_path):

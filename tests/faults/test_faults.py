@@ -321,7 +321,7 @@ def test_faults(data, tmp_path, group):
                 (broken.results / again).unlink()
                 complete.pop(again)
             process = broken.sweep()
-            time.sleep(dice.uniform(0.0, 9.0))
+            time.sleep(dice.uniform(0.5, 9.0))  # bash and Python have begun
             while process.poll() is None and not (broken.results / "environment.json").exists():
                 time.sleep(0.1)
             complete |= contents(broken.results)
