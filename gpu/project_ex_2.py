@@ -498,7 +498,7 @@ def main() -> None:
         says = f"{error.filename or args.output}: {error.strerror}"
     except RuntimeError as error:
         says = f"{who} lost another rank, see what that one said"
-        if "imed out" in str(error):
+        if "imed out" in str(error) or "timeout" in str(error):
             says = f"{who} waited {args.timeout} s for another rank (--timeout): hung, or cut off?"
         elif "peer" not in str(error):
             raise
