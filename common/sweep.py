@@ -266,8 +266,6 @@ class Sweep:
 
     def run_one(self, one: Configuration, run_id: int, more: list[str]) -> str:
         """One run and what becomes of it; a line that says so."""
-        if NODE == 0 and not (self.results / "environment.json").is_file():
-            raise FileNotFoundError(2, "removed")  # else it would come back without its runs
         folder, log = self.results / one.folder, self.temporary / "log"
         folder.mkdir(exist_ok=True)
         output = folder / f"times_run{run_id}.csv"
@@ -310,6 +308,8 @@ class Sweep:
         return self.run_one(one, run_id, shlex.split(more))
 
     def record(self, *cells: Any) -> None:
+        if NODE == 0 and not (self.results / "environment.json").is_file():
+            raise FileNotFoundError(2, "removed")  # and made anew by the run, without the others
         path, date = self.results / "runs.csv", datetime.now().astimezone()
         head = "date commit order_seed configuration run_id wall_s steps_s stolen_s result"
         rows = [] if path.is_file() else [head.split()]
