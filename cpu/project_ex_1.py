@@ -310,7 +310,7 @@ def run_steps(
     clock = time.monotonic() - barrier_left
     times = timeline.step_times()
     total = sum(step["step_time"] for step in times)
-    if abs(total - clock) > 0.005 * clock + 0.001:
+    if abs(total - clock) > 0.005 * clock + 0.005:  # a tick of the scheduler may lie between them
         raise RunError(f"the steps add up to {total:.4f} s, but the clock says {clock:.4f} s")
     return times
 

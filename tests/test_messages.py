@@ -104,7 +104,7 @@ def test_steps_that_do_not_add_up_to_the_clock(run, monkeypatch):
         script = whole_script(path)
         whole = script.Timeline.step_times
         monkeypatch.setattr(script.Timeline, "step_times", lambda self: [
-            {**step, "step_time": 0.98 * step["step_time"]} for step in whole(self)
+            {**step, "step_time": 0.5 * step["step_time"]} for step in whole(self)
         ])  # fmt: skip
         return script
 

@@ -16,7 +16,7 @@ SCRIPTS = {
     "gpu": ("gpu/project_ex_2.py", ["--device", "cpu", "--workers", 0]),
 }
 RANK_COUNTS = [1, 2, 3]
-IMAGE_SIZE = 32
+IMAGE_SIZE = 48
 
 
 @pytest.fixture(scope="module", params=SCRIPTS)
@@ -172,7 +172,7 @@ SLEPT = {  # where the sleep must come back, on rank 0 and on rank 1
 def test_clocks_find_what_was_put_in(data, tmp_path):
     script, options = SCRIPTS["cpu"]
     injected = load("tests/injected.py")
-    places, repeats = injected.PLACES, 8
+    places, repeats = injected.PLACES, 7
     output = tmp_path / "times_run1.csv"
     done = launch(
         2, INJECTED, REPOSITORY / script, "sleep", tmp_path, "--", "--data", data, "--output",
