@@ -77,7 +77,8 @@ def take_cores(args: argparse.Namespace) -> None:
         args.pinned = 0  # for the rows
         return
     cores, needed = granted_cores(), LOCAL_RANKS * args.threads
-    if needed > len(cores) and not args.oversubscribe:
+    takes_turns = args.oversubscribe or "CPU_SHARE" in os.environ  # several ranks on a core
+    if needed > len(cores) and not takes_turns:
         raise RunError(f"{LOCAL_RANKS} ranks of {args.threads} threads need {needed} physical "
                        f"cores, {len(cores)} are granted here: use fewer, or --oversubscribe")
     first, threads = LOCAL_RANK * args.threads, set(os.listdir("/proc/self/task"))

@@ -182,28 +182,35 @@ def test_clocks_find_what_was_put_in(data, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [row for row in read_rows(output) if row["warmup"] == "0"]
 
-    def median(rank: int, part: str, slept: set[str]) -> float:
-        return statistics.median(
+    def times(rank: int, part: str, slept: set[str]) -> list[float]:
+        return [
             float(row[f"{part}_time"])
             for row in rows
             if int(row["rank"]) == rank and places[int(row["step"]) % len(places)] in slept
-        )
+        ]
 
-    def base(rank: int, part: str) -> float:
+    def base(rank: int, part: str) -> list[float]:
         """The part in the steps that put nothing into it."""
-        others = {place for place in places if part != SLEPT.get(place, ("", ""))[rank]}
-        return median(rank, part, others)
+        return times(rank, part, {p for p in places if part != SLEPT.get(p, ("", ""))[rank]})
 
+    def scatter(rank: int, part: str) -> float:
+        """Of such a step on this machine now: the interquartile range."""
+        low, _, high = statistics.quantiles(base(rank, part), n=4)
+        return high - low
+
+    median = statistics.median
     truth = pd.DataFrame([
         {"slept_in": place, "rank": rank, "found_in": part, "slept_s": injected.SLEEP,
-         "found_s": median(rank, part, {place}) - base(rank, part)}
+         "found_s": median(times(rank, part, {place})) - median(base(rank, part)),
+         "scatter_s": scatter(rank, part)}
         for place, parts in SLEPT.items() for rank, part in enumerate(parts)
     ])  # fmt: skip
     print(truth.to_string(index=False))
     if "CLOCK_TRUTH" in os.environ:  # the report's copy: report/clock_truth.csv
         truth.to_csv(os.environ["CLOCK_TRUTH"], index=False)
     error = (truth["found_s"] - truth["slept_s"]).abs()
-    assert (error <= max(0.03 * injected.SLEEP, 0.005)).all()
+    # A clock that misses a part misses all of the sleep; a busy machine scatters by some of it.
+    assert (error <= 0.03 * injected.SLEEP + truth["scatter_s"].clip(upper=0.2)).all()
     for step in {row["step"] for row in rows}:
         own = [row for row in rows if row["step"] == step]
         data_there = max(float(r["started_at"]) + float(r["loading_time"]) for r in own)
