@@ -44,8 +44,8 @@ gpu: data
 
 plots: .venv/ready
 	$(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)/cpu/cpu_run' >/dev/null
-	set -e; for study in cpu/studies/*/; do \
-	  $(BIN)/python "$$study"plot.py "$$PWD/$$study"runs >/dev/null; done
+	set -e; for rows in cpu/studies/*/runs; do \
+	  $(BIN)/python "$${rows%runs}"plot.py "$$PWD/$$rows" >/dev/null; done
 	if [[ -d gpu/gpu_experiments ]]; then \
 	  $(BIN)/python gpu/gpu_plots_ex_2.py '$(CURDIR)/gpu/gpu_experiments' >/dev/null; fi
 

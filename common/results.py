@@ -1,26 +1,22 @@
-"""From rows to runs, statistics, tables and figures: what the plotting scripts and report share.
+"""From rows to runs, statistics and tables: what the plotting scripts and the report share.
 
-A row is a rank's step, a run is one file of rows, a configuration is all runs of equal settings.
-Runs are the units of the statistics: a configuration is the median over its runs, with the exact
-rank interval of at least 95 % from 6 runs on, and the range below. Files with the original study's
-six columns (and num_gpus) are read too.
+A row is a rank's step, a run is one file of rows, a configuration is all runs of equal settings, an
+occasion is a sweep's folder. Runs are the units of the statistics: a configuration is the median
+over its runs, with the exact rank interval of at least 95 % from 6 runs on, and the range below.
+A ratio is taken within each round, where the drift of the machine is in both and cancels. Parts of
+a step are means, so that they add up. Files with the original study's six columns (and num_gpus)
+are read too.
 """
 
-import argparse
 import io
 import json
 import math
-import re
-import sys
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
 
 ORIGINAL_COLUMNS = ["run_id", "num_devices", "batch_size", "loading_time", "compute_time", "rank"]
 SETTINGS = ("scaling threads precision channels_last loader workers bucket_cap_mb micro_batches "
@@ -28,17 +24,12 @@ SETTINGS = ("scaling threads precision channels_last loader workers bucket_cap_m
 KEY = ["num_devices", "batch_size", "mode", *SETTINGS]
 NUMBERS = [*ORIGINAL_COLUMNS, "step", "warmup", "images", "step_time", "forward_time",
            "backward_time", "communication_time", "optimizer_time"]
-# The parts of a step in Okabe and Ito's colours, which the colour-blind tell apart, with hatches.
-PARTS = {"loading": ("#E69F00", ""), "forward": ("#56B4E9", ""), "backward": ("#0072B2", ""),
-         "waiting": ("#D55E00", "//"), "transfer": ("#CC79A7", "xx"), "optimizer": ("#009E73", "")}
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-STYLE = {"figure.figsize": (6.4, 4.2), "savefig.dpi": 150, "savefig.bbox": "tight", "font.size": 10,
-         "axes.titlesize": 10, "legend.fontsize": 8.5, "legend.frameon": False, "axes.grid": True,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.grid.axis": "y",
-         "axes.axisbelow": True, "grid.alpha": 0.3, "pdf.fonttype": 42, "hatch.linewidth": 0.6,
-         "text.parse_math": False}
-TEX = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | dict.fromkeys("\\~^\n\r", " "))
-MEMORY = ["peak_memory_bytes", "predicted_memory_bytes"]
+PARTS = ["loading", "forward", "backward", "ddp", "transfer", "waiting", "optimizer"]
+KERNEL = ["user_time", "system_time", "minor_faults"]  # what the kernel did, per step and rank
+MEMORY = ["peak_memory_bytes", "reserved_memory_bytes", "predicted_memory_bytes"]
+OPTIONAL = ["ddp_time", *KERNEL, *MEMORY]  # older rows, and some devices, lack them
+ROUND = ["occasion", "run_id"]
+TERMS = ["ideal", "contention", "slowed_backward", "ddp", "transfer", "waiting", "remainder"]
 UNFAIR = "oversubscribe|share_gpu"  # options whose rows never enter a scaling figure
 ENDS = ("", "_low", "_high")
 
@@ -59,8 +50,9 @@ def read_run(path: Path) -> pd.DataFrame:
         original = "step" not in rows
         if not original and "model" not in rows:  # older rows: of the one network and allocator
             rows = rows.assign(model="densenet121", memory="glibc")
-        rows = rows.reindex(columns=[*NUMBERS, *KEY[2:], *MEMORY], fill_value="")
-        rows[NUMBERS] = rows[NUMBERS].apply(pd.to_numeric)
+        rows = rows.reindex(columns=[*NUMBERS, *KEY[2:], *OPTIONAL], fill_value="")
+        numbers = [*NUMBERS, *OPTIONAL]
+        rows[numbers] = rows[numbers].apply(pd.to_numeric)
     except (OSError, ValueError) as error:
         raise ResultsError(f"unreadable ({str(error).splitlines()[0]})") from None
     if original:
@@ -69,8 +61,9 @@ def read_run(path: Path) -> pd.DataFrame:
         rows["step_time"] = rows["loading_time"] + rows["compute_time"]
     needed = rows[NUMBERS if not original else [*ORIGINAL_COLUMNS, "images"]]
     whole = rows[["run_id", "rank", "num_devices", "batch_size"]]
-    bad = [~needed.ge(0), ~needed.le(1e9), whole % 1 > 0, whole.iloc[:, 2:] < 1,
-           rows[["step_time"]] <= 0]
+    optional = rows[OPTIONAL].fillna(0)
+    bad = [~needed.ge(0), ~needed.le(1e9), optional < 0, optional > 1e15, whole % 1 > 0,
+           whole.iloc[:, 2:] < 1, rows[["step_time"]] <= 0]
     if any(part.any(axis=None) for part in bad):
         raise ResultsError("truncated or damaged: empty or impossible numbers")
     mixed = [name for name in ["run_id", *KEY] if rows[name].nunique() != 1]
@@ -93,51 +86,67 @@ def check_complete(rows: pd.DataFrame, dropped_by: int) -> None:
         raise ResultsError("has warm-up steps only")
 
 
-def read_results(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """All rows below a folder, the configurations that were skipped, and what was left out."""
+def occasions_of(published: Path) -> list[Path]:
+    """A published sweep's folders, one for each occasion: cpu_run, cpu_run_2 and so on."""
+    return [published, *sorted(published.parent.glob(f"{published.name}_[0-9]*"))]
+
+
+def read_results(*folders: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """All rows below the folders, each an occasion; the configurations that were skipped; and what
+    was left out, with the reason."""
     runs, problems, seen = [], [], {}
     skipped = [pd.DataFrame(columns=["num_devices", "batch_size", "reason"])]
-    for path in [*sorted(folder.rglob("times_run*.csv")), *sorted(folder.rglob("skipped.csv"))]:
+    paths = [(folder, path) for folder in folders for name in ("times_run*.csv", "skipped.csv")
+             for path in sorted(folder.rglob(name))]
+    for folder, path in paths:
         try:
             if path.name == "skipped.csv":
                 skipped.append(pd.read_csv(path)[["num_devices", "batch_size", "reason"]])
                 continue
             rows = read_run(path)
-            key = tuple(rows[["run_id", *KEY]].iloc[0])
+            key = (folder, *rows[["run_id", *KEY]].iloc[0])
             if key in seen:
                 raise ResultsError(f"the same run of the same configuration as {seen[key]}")
         except (ResultsError, OSError, ValueError, KeyError) as error:
             problems.append(f"{path}: {str(error).splitlines()[0]}")
             continue
         seen[key] = path
-        runs.append(rows)
+        runs.append(rows.assign(occasion=folder.name))
     if not runs:
         found = "no run can be used in" if problems else "there are no results in"
-        raise ResultsError("\n".join([*problems, f"{found} {folder}: run the sweep first"]))
+        names = ", ".join(map(str, folders))
+        raise ResultsError("\n".join([*problems, f"{found} {names}: run the sweep first"]))
     return pd.concat(runs, ignore_index=True), pd.concat(skipped), problems
 
 
 def run_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per run: rate in img/s; times of a step and of its parts, means over steps, in s. A
-    step's time is its slowest rank's; ranks without communication have no step in common: there
-    the slowest rank's sum over all its steps counts."""
+    """One row per run: rate in img/s; times of a step and of its parts, means over steps and ranks,
+    in s. A step's time is its slowest rank's; ranks without communication have no step in common:
+    there the slowest rank's sum over all its steps counts.
+
+    Communication is DDP's own work (after the last all-reduce was complete), transfer (what the
+    rank that waited least in a step shows) and waiting, to which belongs what a faster rank has
+    left when the slowest ends: so the parts add up to the step.
+    """
     table = []
-    for key, run in rows.groupby(["run_id", *KEY], sort=False):
+    for key, run in rows.groupby([*ROUND, *KEY], sort=False):
         timed = run[run["warmup"] == 0]
         total = timed.groupby("step")["step_time"].max().sum()
         if run["mode"].iloc[0] == "no_communication":
             total = timed.groupby("rank")["step_time"].sum().max()
-        # In a step, the rank that waited least shows what the transfer alone takes.
-        transfer = timed.groupby("step")["communication_time"].transform("min")
-        waiting = timed["communication_time"] - transfer
-        timed = timed.assign(transfer_time=transfer, waiting_time=waiting)
-        table.append(dict(zip(["run_id", *KEY], key, strict=True)) | {
-            "rate": timed["images"].sum() / total,
-            "step_time": total / timed["step"].nunique(),
+        reducing = timed["communication_time"] - timed["ddp_time"].fillna(0)
+        timed = timed.assign(transfer_time=reducing.groupby(timed["step"]).transform("min"))
+        step = total / timed["step"].nunique()
+        waiting = reducing - timed["transfer_time"] + step - timed["step_time"].mean()
+        timed = timed.assign(waiting_time=waiting)
+        table.append(dict(zip([*ROUND, *KEY], key, strict=True)) | {
+            "rate": timed["images"].sum() / total, "step_time": step,
             "cold_step_time": run[run["step"] == 0]["step_time"].max(),
+            "cold_faults": run[run["step"] == 0]["minor_faults"].mean(),
             "original_time": (run["loading_time"] + run["compute_time"]).mean(),
             **{part: timed[f"{part}_time"].mean() for part in [*PARTS, "compute"]},
-            **{name.removesuffix("_bytes"): pd.to_numeric(run[name]).max() for name in MEMORY},
+            **timed[KERNEL].mean(),
+            **{name.removesuffix("_bytes"): run[name].max() for name in MEMORY},
         })
     return name_series(derive_scaling(pd.DataFrame(table)))
 
@@ -182,9 +191,22 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(values)), float(values[k - 1]), float(values[-k])
 
 
+def mean_interval(values: Any) -> tuple[float, float, float]:
+    """Mean with Student's 95 % interval, or with the range below 6 values: for parts of a step,
+    which add up as means do. The quantile by Cornish and Fisher's series (0.1 % off at 6)."""
+    values = np.asarray(values, dtype=float)
+    n, z, mean = len(values), NormalDist().inv_cdf(0.975), float(np.mean(values))
+    if n < 6:
+        return mean, float(values.min()), float(values.max())
+    t = z + (z**3 + z) / (4 * (n - 1)) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * (n - 1) ** 2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * (n - 1) ** 3)
+    half = t * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return mean, mean - half, mean + half
+
+
 def ratio_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of two medians with its 95 % bootstrap interval over the runs of both (percentiles of
-    10 000 resamples), or with the range that their extremes allow below 6 runs of either."""
+    """Ratio of two medians that share no rounds with its 95 % bootstrap interval over the runs of
+    both (percentiles of 10 000 resamples), or the range of their extremes below 6 of either."""
     over, under = np.asarray(over, dtype=float), np.asarray(under, dtype=float)
     low, high = over.min() / under.max(), over.max() / under.min()
     if min(len(over), len(under)) >= 6:
@@ -194,27 +216,38 @@ def ratio_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float, f
     return float(np.median(over) / np.median(under)), float(low), float(high)
 
 
+def by_round(runs: pd.DataFrame, name: str = "rate") -> pd.Series:
+    """A quantity of one configuration, by occasion and round."""
+    return runs.groupby(ROUND)[name].mean()
+
+
+def paired_interval(over: pd.DataFrame, under: pd.DataFrame, name: str = "rate") -> tuple:
+    """Ratio of two configurations: the median over the rounds that have both, with its interval;
+    of their medians where they share no round."""
+    ratios = (by_round(over, name) / by_round(under, name)).dropna()
+    return median_interval(ratios) if len(ratios) else ratio_interval(over[name], under[name])
+
+
 def configuration_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per configuration: medians over its runs, intervals, speed-up against the fewest
-    devices of its series."""
+    """One row per configuration: medians over its runs, parts as means over them, speed-up against
+    the fewest devices of its series; all with intervals, but for a base against itself."""
     table = []
     for key, own in runs.groupby(["series", *KEY], sort=False):
         row = dict(zip(["series", *KEY], key, strict=True))
         row |= {"runs": len(own), "interval": "95 %" if len(own) >= 6 else "range"}
-        for name, values in (("rate", "rate"), ("step_time",) * 2, ("cold_step_time",) * 2,
-                             ("median_transfer", "transfer"), ("median_backward", "backward")):
-            row |= named_interval(name, median_interval(own[values]))
+        for name in ("rate", "step_time", "cold_step_time"):
+            row |= named_interval(name, median_interval(own[name]))
         row["rate_original_method"] = row["batch_size"] / own["original_time"].mean()
-        # Parts come from the run of median step time, so that they add up to a step that was.
-        typical = own.sort_values("step_time").iloc[(len(own) - 1) // 2]
-        row |= {part: typical[part] for part in [*PARTS, "compute"]}
-        row |= own[["peak_memory", "predicted_memory"]].max().to_dict()
+        for part in [*PARTS, "compute", *KERNEL]:
+            row |= named_interval(part, mean_interval(own[part]))
+        row |= own[[name.removesuffix("_bytes") for name in MEMORY]].max().to_dict()
         same = runs[(runs["series"] == row["series"]) & (runs["mode"] == "ddp")]
         base = same[same["num_devices"] == same["num_devices"].min()]
         if len(base):
             row["base_devices"] = base["num_devices"].iloc[0]
+            itself = row["mode"] == "ddp" and row["base_devices"] == row["num_devices"]
+            speedup = (1.0, math.nan, math.nan) if itself else paired_interval(own, base)
             share = row["base_devices"] / row["num_devices"]
-            speedup = ratio_interval(own["rate"], base["rate"])
             row |= named_interval("speedup", speedup)
             row |= named_interval("efficiency", [value * share for value in speedup])
         table.append(row)
@@ -223,20 +256,49 @@ def configuration_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_ratios(runs: pd.DataFrame) -> pd.DataFrame:
-    """Data parallel against each bound in the same round: median and interval of the ratios.
-
-    A round's runs are neighbours in time, so the drift of the machine is in both and cancels.
-    """
-    rates = runs.pivot_table(index=["series", "num_devices", "run_id"], columns="mode",
-                             values="rate")
+    """Data parallel against each bound in the same round: median and interval of the ratios."""
     table = []
-    for (series, devices), own in rates.groupby(level=[0, 1]):
-        for bound in own.columns.intersection(["no_communication", "single_process"]):
-            ratios = (own["ddp"] / own[bound]).dropna() if "ddp" in own else []
+    for (series, devices), own in runs.groupby(["series", "num_devices"]):
+        ddp = own[own["mode"] == "ddp"]
+        for bound in ("no_communication", "single_process"):
+            ratios = (by_round(ddp) / by_round(own[own["mode"] == bound])).dropna()
             if len(ratios):
                 table.append({"series": series, "num_devices": devices, "bound": bound,
                               "rounds": len(ratios),
                               **named_interval("ratio", median_interval(ratios))})
+    return pd.DataFrame(table)
+
+
+def loss_budget(runs: pd.DataFrame) -> pd.DataFrame:
+    """Where the time of a step goes when each device has the same number of images: for each weak
+    series and number of devices the TERMS in s, means over the rounds that have all it takes, with
+    intervals. The ideal step is one device's without DDP; the remainder is a term of its own."""
+    table = []
+    weak = runs[runs["scaling"] == "weak"].copy()
+    weak["busy"] = weak["step_time"] - weak["waiting"]  # without what a faster rank has left
+    for series, own in weak.groupby("series", sort=False):
+        ideal = by_round(own[(own["mode"] == "single_process") & (own["num_devices"] == 1)],
+                         "step_time")
+        for devices, rows in own[own["num_devices"] > 1].groupby("num_devices"):
+            ddp, alone = (rows[rows["mode"] == mode] for mode in ("ddp", "no_communication"))
+            terms = pd.DataFrame({
+                "ideal": ideal, "contention": by_round(alone, "busy") - ideal,
+                "slowed_backward": by_round(ddp, "backward") - by_round(alone, "backward"),
+                **{name: by_round(ddp, name) for name in ("ddp", "transfer", "waiting")},
+            })
+            terms["step_time"] = by_round(ddp, "step_time")
+            terms["remainder"] = terms["step_time"] - terms.drop(columns="step_time").sum(
+                axis=1, skipna=False)
+            terms = terms.dropna()
+            row = {"series": series, "num_devices": devices, "rounds": len(terms)}
+            if terms.empty:
+                continue
+            step, lost = terms["step_time"].mean(), (terms["step_time"] - terms["ideal"]).mean()
+            for name in [*TERMS, "step_time"]:
+                row |= named_interval(name, mean_interval(terms[name]))
+                row |= named_interval(f"{name}_percent", mean_interval(100 * terms[name] / step))
+                row[f"{name}_of_lost"] = 100 * terms[name].mean() / lost
+            table.append(row)
     return pd.DataFrame(table)
 
 
@@ -245,176 +307,32 @@ def named_interval(name: str, values: Any) -> dict[str, float]:
 
 
 def interval_text(row: Any, name: str, digits: int | None = 2, scale: float = 1.0) -> str:
-    """median [low, high] of a table's row; digits None: three significant ones."""
+    """median [low, high] of a table's row; digits None: three significant ones. A value without
+    interval is the base of a ratio."""
     values = [row[name + end] for end in ENDS] if name in row else [math.nan]
     if any(pd.isna(values)):
-        return "-"
+        return "-" if pd.isna(values[0]) else "base"
     form = "#.3g" if digits is None else f".{digits}f"
     median, low, high = (format(scale * value, form) for value in values)
     return f"{median} [{low}, {high}]"
 
 
 def main_series(table: pd.DataFrame) -> pd.DataFrame:
-    """The data-parallel configurations of the first strong series, from fewest to most devices."""
+    """The data-parallel configurations of the strong series with the most runs (the first of those
+    in alphabetical order, so glibc before kept), from fewest to most devices."""
     strong = table[(table["mode"] == "ddp") & (table["scaling"] != "weak")]
-    return strong[strong["series"] == strong["series"].iloc[0]] if len(strong) else strong
+    if strong.empty:
+        return strong
+    return strong[strong["series"] == strong.groupby("series")["runs"].sum().idxmax()]
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """The machine and software of a sweep; empty for results that do not record them."""
     try:
-        environment = json.loads((folder / "environment.json").read_text())
+        environment = json.loads(sorted(folder.rglob("environment.json"))[0].read_text())
         environment = {**environment["recorded"], **environment["identity"]}
         return environment if {"cpu_model", "cores_granted"} <= environment.keys() else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 
-def make_title(environment: dict[str, Any], runs: pd.DataFrame) -> str:
-    """Network, machine, precision and data, as each figure says them."""
-    machine = "machine not recorded"
-    if environment:
-        cpu = f"{environment['cpu_model']!s:.60}, cores: {environment['cores_granted']!s:.9}"
-        machine = environment.get("gpu_model", cpu)
-    precision = "+".join(sorted(set(runs["precision"]) - {""})) or "precision not recorded"
-    network = "+".join(sorted(set(runs["model"]) - {""})) or "DenseNet121"
-    data = "; ".join(sorted(set(runs["dataset"])))
-    return f"{network:.60}, {machine!s:.80}, {precision:.40}\ndata: {data:.90}"
-
-
-def what_is_drawn(table: pd.DataFrame) -> str:
-    """What the markers mean, with the number of runs and the kind of interval."""
-    counts, kinds = sorted(set(table["runs"])), sorted(set(table["interval"]))
-    several = " to ".join(map(str, sorted({counts[0], counts[-1]})))
-    kinds = " or ".join({"95 %": "95 % interval", "range": "range of the runs"}[k] for k in kinds)
-    return f"dots: runs ({several} per configuration); markers: median, {kinds}"
-
-
-def why_missing(skipped: pd.DataFrame, table: pd.DataFrame, device: str) -> list[str]:
-    """Lines on the device counts that have no point, with the reasons that the sweep left."""
-    there = set(zip(table["num_devices"], table["batch_size"], strict=True))
-    points = zip(skipped["num_devices"], skipped["batch_size"], strict=True)
-    missing = skipped[pd.Series([point not in there for point in points], skipped.index, bool)]
-    reasons = missing["reason"].astype(str).str.replace(
-        r"needs \d+ of (\d+) cores", r"\1 are here", regex=True)
-    def listed(values: pd.Series) -> str:
-        return ", ".join(map(str, sorted(set(values))))
-
-    return [f"not measured: batch {listed(own['batch_size'])} on {listed(own['num_devices'])} "
-            f"{device} ({reason})" for reason, own in missing.groupby(reasons)]
-
-
-def note_below(axes: plt.Axes, *lines: str) -> None:
-    axes.annotate("\n".join(filter(None, lines)), (0, 0), (0, -36), "axes fraction", va="top",
-                  fontsize=8, textcoords="offset points", color="#444444")
-
-
-def error_bars(rows: pd.DataFrame, name: str) -> list[pd.Series]:
-    return [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
-
-
-def stacked_parts(axes: plt.Axes, table: pd.DataFrame, width: float, scale: Any = 1.0) -> None:
-    """A bar per row of the table: the parts of a step, on top of each other."""
-    places, bottom = np.arange(len(table)), np.zeros(len(table))
-    for part, (colour, hatch) in PARTS.items():
-        height = table[part].fillna(0).to_numpy() * scale
-        if height.any():
-            axes.bar(places, height, width, bottom, color=colour, hatch=hatch, edgecolor="white",
-                     linewidth=0, label=part)
-        bottom += height
-
-
-def save(figure: plt.Figure, path: Path) -> None:
-    """A figure as PNG and as PDF; without a date in them, equal data give equal files."""
-    figure.savefig(path.with_suffix(".png"))
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
-    plt.close(figure)
-
-
-def tex_rows(rows: list[list[Any]]) -> str:
-    """Lines of a LaTeX table, harmless whatever the cells hold; no cell, a space between lines."""
-    lines = [" & ".join(str(cell).translate(TEX) for cell in row) + r" \\" if row else
-             r"\addlinespace" for row in rows]
-    return "\n".join([*lines, ""])
-
-
-def plots_folder(results: Path) -> Path:
-    """Where figures go by default: cpu_run_own -> cpu_plots_own, runs -> plots."""
-    name = re.sub("experiments|runs|run", "plots", results.name, count=1)
-    return results.with_name(name if name != results.name else f"{name}_plots")
-
-
-def read_arguments(doc: str, published: Path) -> argparse.Namespace:
-    """Which results to draw (own ones if there are any, else the published), and where to."""
-    own = published.with_name(f"{published.name}_own")
-    default = own if any(own.rglob("times_run*.csv")) else published
-    parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
-    add = parser.add_argument
-    add("results", nargs="?", type=Path, default=default,
-        help="folder with a sweep's CSV files (default: own results, else the published ones)")
-    add("--output", type=Path, help="folder for the figures (default: beside the results)")
-    add("--method", choices=["sound", "original"], default="sound",
-        help="original: also read the files as the original study did")
-    add("--against", type=Path, help="results to compare with, like the published ones")
-    args = parser.parse_args()
-    args.results = args.results.absolute()
-    args.output = args.output or plots_folder(args.results)
-    args.published = args.results == published
-    return args
-
-
-def read_tables(args: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list]:
-    """Runs, configurations, what was skipped, problems; ends the process if nothing can be read."""
-    try:
-        rows, skipped, problems = read_results(args.results)
-        runs = run_table(rows)
-        args.output.mkdir(parents=True, exist_ok=True)
-    except (ResultsError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    return runs, configuration_table(runs), skipped, problems
-
-
-def print_table(table: pd.DataFrame, device: str, original: bool) -> None:
-    """The configurations, aligned."""
-    shown = pd.DataFrame({
-        "configuration": table["series"], "mode": table["mode"], device: table["num_devices"],
-        "runs": table["runs"], "interval": table["interval"],
-        **{head: [interval_text(row, name, None) for _, row in table.iterrows()] for head, name in (
-            ("img/s", "rate"), ("step (s)", "step_time"), ("first step (s)", "cold_step_time"),
-            ("speed-up", "speedup"), ("efficiency", "efficiency"))},
-    })
-    if original:
-        shown["img/s, original's method"] = table["rate_original_method"].round(4)
-    print(shown.to_string(index=False))
-
-
-def print_against(runs: pd.DataFrame, folder: Path) -> None:
-    """The rates of equal configurations, and their ratio, for results of two folders."""
-    try:
-        others = run_table(read_results(folder)[0])
-    except ResultsError as error:
-        print(f"not compared: {error}", file=sys.stderr)
-        return
-    lines, groups = [], dict(list(others.groupby(KEY)["rate"]))
-    for key, own in runs.groupby(KEY, sort=False):
-        if key in groups:
-            values = (median_interval(own["rate"]), median_interval(groups[key]),
-                      ratio_interval(own["rate"], groups[key]))
-            texts = [interval_text(named_interval("x", value), "x") for value in values]
-            lines.append([own["series"].iloc[0], *key[2:3], key[0], *texts])
-    head = ["configuration", "mode", "devices", "img/s here", "img/s there", "here / there"]
-    print(f"\nagainst {folder} (two machines or days differ in absolute rates: compare ratios)")
-    print(pd.DataFrame(lines, columns=head).to_string(index=False) if lines else
-          "no configuration is in both")
-
-
-def finish(args: argparse.Namespace, runs: pd.DataFrame, problems: list[str]) -> None:
-    """Say where the figures are, compare, and end: 0, or 1 if some files were left out."""
-    if args.against:
-        print_against(runs, args.against)
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    kind = "published" if args.published else "own"
-    print(f"figures and summary.csv of {kind} results are in {args.output}")
-    sys.exit(len(problems) > 0)

@@ -1,28 +1,30 @@
 """Figures and table of a CPU sweep: which rate, how efficient, where the time goes.
 
     python plot_cpu_results.py                         # own results, else the published ones
-    python plot_cpu_results.py cpu_run --output DIR    # those of a folder
+    python plot_cpu_results.py cpu_run cpu_run_2 --output DIR    # several occasions
     python plot_cpu_results.py cpu_run_own --against cpu_run
     python plot_cpu_results.py RESULTS --method original
 
-Reads every times_run*.csv below the folder, the original study's six columns too; statistics as in
+Reads every times_run*.csv below the folders, the original study's six columns too; statistics as in
 common/results.py. --method original adds the reading of the original study: batch size / mean over
 all rows of (loading + compute).
 
-Writes time_components_bar, throughput_line and efficiency_line (.png, .pdf), summary.csv and
-answers.md, beside the results. Exit status: 0, 1 if some files were left out, 2 if
-nothing was left.
+Writes time_components_bar, throughput_line, efficiency_line, loss_budget and, of several folders,
+occasions (.png, .pdf); summary.csv, occasions.csv, budget.csv, waiting.csv and answers.md, beside
+the results. Exit status: 0, 1 if some files were left out, 2 if nothing was left.
 """
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "common"))
-import results as r  # noqa: E402  (found on the path of the line before)
-from results import plt  # noqa: E402
+import figures as f  # noqa: E402  (found on the path of the line before)
+import results as r  # noqa: E402
+from figures import plt  # noqa: E402
 
 MODES = {  # how a mode is called, its marker, its line, and how far aside it is drawn
     "ddp": ("data parallel", "o", "-", 0),
@@ -31,31 +33,17 @@ MODES = {  # how a mode is called, its marker, its line, and how far aside it is
 }
 
 
-def draw(axes, runs: pd.DataFrame, rows: pd.DataFrame, column: str, aside=0.0, **look) -> None:
-    """The runs as dots and the medians with their intervals over the device counts.
-
-    aside moves them sidewards, so that what lies at the same place can be told apart.
-    """
-    own = runs[(runs["series"] == rows["series"].iloc[0]) & runs["mode"].isin(rows["mode"])
-               & runs["num_devices"].isin(rows["num_devices"])]
-    if column in own:
-        axes.plot(own["num_devices"] + aside, own[column], ".", markersize=4, alpha=0.5,
-                  color=look["color"])
-    axes.errorbar(rows["num_devices"] + aside, rows[column], r.error_bars(rows, column), capsize=3,
-                  markersize=6, **look)
-
-
 def throughput_line(runs, table, skipped, title: str, output: Path, original: bool) -> None:
     """Throughput against cores: data parallel, the ideal, and the two bounds."""
     figure, axes = plt.subplots()
     groups = table.groupby("series", sort=False)
-    for colour, (series, rows) in zip(r.COLOURS * 9, groups, strict=False):
+    for colour, (series, rows) in zip(f.COLOURS * 9, groups, strict=False):
         for mode, (name, marker, line, aside) in MODES.items():
             part = rows[rows["mode"] == mode]
             if len(part):
-                draw(axes, runs, part, "rate", aside, color=colour, label=f"{series}: {name}",
-                     marker=marker, linestyle=line,
-                     markerfacecolor=colour if mode == "ddp" else "white")
+                f.points(axes, runs, part, aside=aside, color=colour, marker=marker,
+                         label=f"{series}: {name}", linestyle=line,
+                         markerfacecolor=colour if mode == "ddp" else "white")
         ddp = rows[rows["mode"] == "ddp"]
         if len(ddp) > 1:
             each = ddp["rate"].iloc[0] / ddp["num_devices"].iloc[0]
@@ -68,8 +56,8 @@ def throughput_line(runs, table, skipped, title: str, output: Path, original: bo
     axes.set_xticks(sorted(set(table["num_devices"])))
     axes.margins(x=0.15)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    r.note_below(axes, r.what_is_drawn(table), *r.why_missing(skipped, table, "cores"))
-    r.save(figure, output / "throughput_line")
+    f.note_below(axes, f.what_is_drawn(table), *f.why_missing(skipped, table, "cores"))
+    f.save(figure, output / "throughput_line")
 
 
 def efficiency_line(runs, table: pd.DataFrame, skipped, title: str, output: Path) -> None:
@@ -79,19 +67,19 @@ def efficiency_line(runs, table: pd.DataFrame, skipped, title: str, output: Path
     if ddp.empty:  # it takes two core counts
         return
     figure, axes = plt.subplots()
-    for colour, (series, rows) in zip(r.COLOURS * 9, ddp.groupby("series", sort=False),
+    for colour, (series, rows) in zip(f.COLOURS * 9, ddp.groupby("series", sort=False),
                                       strict=False):
         first = rows.iloc[0]
-        draw(axes, runs, rows, "efficiency", color=colour, marker="o",
-             linestyle="--" if first["scaling"] == "weak" else "-",
-             label=f"{series} (1 is {first['rate']:.2f} img/s at {first['num_devices']})")
+        f.points(axes, runs, rows, "efficiency", color=colour, marker="o",
+                 linestyle="--" if first["scaling"] == "weak" else "-",
+                 label=f"{series} (1 is {first['rate']:.2f} img/s at {first['num_devices']})")
     axes.axhline(1, linestyle=":", color="#444444", label="ideal")
     axes.set_xticks(sorted(set(ddp["num_devices"])))
     axes.legend()
     axes.set(xlabel="CPU cores", ylabel="efficiency per core", title=title, ylim=(0, None))
-    r.note_below(axes, "markers: ratio of medians, 95 % bootstrap interval (range below 6 runs)",
-                 *r.why_missing(skipped, table, "cores"))
-    r.save(figure, output / "efficiency_line")
+    f.note_below(axes, "markers: median of the ratios within rounds, 95 % interval (range below 6)",
+                 *f.why_missing(skipped, table, "cores"))
+    f.save(figure, output / "efficiency_line")
 
 
 def bar_name(row: pd.Series) -> str:
@@ -100,81 +88,203 @@ def bar_name(row: pd.Series) -> str:
             + row["series"].replace(", ", "\n"))
 
 
-def time_components_bar(table: pd.DataFrame, skipped, title: str, output: Path) -> None:
+def time_components_bar(runs, table: pd.DataFrame, skipped, title: str, output: Path) -> None:
     """Where the time of a step goes: on the left as in the original study, on the right split."""
+    table = table[(table["mode"] == "ddp") | (table["num_devices"] > 1)]
     order = table.sort_values(["mode", "series", "num_devices"], ignore_index=True)
-    figure, axes = plt.subplots(figsize=(max(6.4, 1.1 * len(order)), 4.2))
+    figure, axes = plt.subplots(figsize=(max(6.4, 1.3 * len(order)), 4.2))
     split = order["forward"].notna().any()  # the original's files do not split compute
-    axes.bar(order.index - 0.41, order["loading"], 0.2, color=r.PARTS["loading"][0],
+    axes.bar(order.index - 0.41, order["loading"], 0.2, color=f.PARTS["loading"][0],
              label=None if split else "loading")
     axes.bar(order.index - 0.41, order["compute"], 0.2, order["loading"], color="#BBBBBB",
              label="compute, as in the original")
     if split:
-        r.stacked_parts(axes, order, 0.56)
+        f.stacked_parts(axes, order, 0.56)
+        steps = pd.DataFrame([r.named_interval("step", r.mean_interval(
+            runs[(runs["series"] == row["series"]) & (runs[r.KEY] == row[r.KEY]).all(axis=1)]
+            ["step_time"])) for _, row in order.iterrows()])
+        axes.errorbar(order.index, steps["step"], f.error_bars(steps, "step"), fmt="none",
+                      color="#000000", capsize=3, linewidth=0.8)
     axes.set(ylabel="time of a step (s), mean over ranks", title=title)
-    axes.set_xticks(order.index, [bar_name(row) for _, row in order.iterrows()], fontsize=8)
+    axes.set_xticks(order.index, [bar_name(row) for _, row in order.iterrows()], fontsize=7)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    lines = ["means over ranks and steps of the run of median step time",
+    lines = ["means over ranks, steps and runs; whiskers: 95 % interval of the step over runs",
              "waiting: for slower ranks; transfer: what the all-reduce exposes",
-             "no comm.: each rank by itself, so none waits; 1 process: one, with a thread per core"]
-    axes.set_xlabel("\n".join([*lines, *r.why_missing(skipped, table, "cores")]), fontsize=8)
-    r.save(figure, output / "time_components_bar")
+             "no comm.: each rank by itself, waiting is for the slowest to end; 1 process: threads"]
+    axes.set_xlabel("\n".join([*lines, *f.why_missing(skipped, table, "cores")]), fontsize=8)
+    f.save(figure, output / "time_components_bar")
 
 
-def answers(table: pd.DataFrame, ratios: pd.DataFrame) -> list[str]:
-    """What the figures show, in a few lines of Markdown: README shows the published ones."""
-    strong = r.main_series(table)
-    if strong.empty:
+def loss_budget(budget: pd.DataFrame, title: str, output: Path) -> None:
+    """What each device loses against one alone with as many images: the terms with intervals."""
+    most = budget[budget["num_devices"] == budget["num_devices"].max()]
+    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    f.dots(axes, [f.NAMES.get(term, term) for term in r.TERMS[1:]], {
+        f"{row['series']}: the ideal step is {row['ideal_percent']:.0f} % of "
+        f"{row['step_time']:.2f} s": [[row[f"{term}_percent{end}"] for end in r.ENDS]
+                                      for term in r.TERMS[1:]] for _, row in most.iterrows()})
+    axes.axvline(0, color="#444444", linewidth=0.8)
+    figure.legend(loc="outside lower center")
+    axes.set(title=f"{title}\n{most['num_devices'].iloc[0]} cores", xlabel="share of the measured "
+             "step (%): mean over rounds, 95 % interval (range below 6)")
+    f.save(figure, output / "loss_budget")
+
+
+def occasion_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """The data-parallel configurations on the most cores, by occasion and together."""
+    runs = runs[runs["mode"] == "ddp"]
+    tables = [r.configuration_table(own).assign(occasion=name) for name, own in
+              [*runs.groupby("occasion", sort=False), ("together", runs)]]
+    table = pd.concat(tables)
+    table = table[table["num_devices"] == runs["num_devices"].max()]
+    names = [name + end for name in ("rate", "speedup", "efficiency") for end in r.ENDS]
+    return table[["occasion", "series", "scaling", "memory", "num_devices", "runs", *names]]
+
+
+def occasions(table: pd.DataFrame, title: str, output: Path) -> None:
+    """Rates and speed-ups on the most cores, occasion by occasion: what holds on another day."""
+    figure, panels = plt.subplots(1, 2, sharey=True, figsize=(8.6, 4.2), layout="constrained")
+    names = list(table["occasion"].unique())
+    for axes, column in zip(panels, ("rate", "speedup"), strict=True):
+        f.dots(axes, names, {series: rows.set_index("occasion").reindex(names)[
+            [column + end for end in r.ENDS]].to_numpy() for series, rows in table.groupby(
+                "series", sort=False)})
+    panels[0].set_xlabel("throughput (img/s)")
+    panels[1].set_xlabel(f"speed-up on {table['num_devices'].iloc[0]} cores")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.suptitle(title, fontsize=10)
+    f.save(figure, output / "occasions")
+
+
+def waiting_sources(rows: pd.DataFrame) -> pd.Series:
+    """Whether ranks wait for a slow core, a slow process or slow moments: the variance between the
+    ranks' times until their gradients are ready, split into what stays with the rank (pinned to
+    its core) over all runs, what stays within a run, and what changes from step to step; in % with
+    95 % bootstrap intervals over runs."""
+    own = rows.assign(ready=rows["step_time"] - rows["communication_time"] - rows["optimizer_time"])
+    times = own.pivot_table(index=r.ROUND, columns=["rank", "step"], values="ready").dropna()
+    apart = times.to_numpy().reshape(len(times), own["rank"].nunique(), -1)
+    apart = apart - apart.mean(axis=1, keepdims=True)
+
+    def split(some: np.ndarray) -> list[np.ndarray]:
+        runs, steps = some.shape[-3], some.shape[-1]
+        moment = some.var(axis=-1, ddof=1).mean(axis=(-2, -1))
+        process = some.mean(axis=-1).var(axis=-2, ddof=1).mean(axis=-1) - moment / steps
+        noise = (process + moment / steps) / runs
+        core = (some.mean(axis=(-3, -1)) ** 2).mean(axis=-1) - noise
+        parts = np.clip([core, process, moment], 0, None)
+        return 100 * parts / parts.sum(axis=0)
+
+    drawn = np.random.default_rng(0).integers(len(apart), size=(2000, len(apart)))
+    ends = np.quantile(split(apart[drawn]), [0.025, 0.975], axis=1).T
+    result = {"runs": len(apart)}
+    for name, share, (low, high) in zip(("core", "process", "moment"), split(apart), ends,
+                                        strict=True):
+        result |= r.named_interval(name, (share, low, high))
+    return pd.Series(result)
+
+
+def waiting_table(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """waiting_sources of each configuration of several ranks, 2 steps and 6 runs or more."""
+    key = [name for name in r.KEY if name != "scaling"]
+    named = runs[(runs["mode"] == "ddp") & (runs["num_devices"] > 1)].drop_duplicates(key)
+    rows, table = rows[rows["warmup"] == 0].merge(named[[*key, "series"]], on=key), []
+    for (series, devices), own in rows.groupby(["series", "num_devices"]):
+        counts = own.groupby(r.ROUND)["step"].nunique()
+        if len(counts) >= 6 and counts.min() >= 2:
+            table.append({"series": series, "num_devices": devices, **waiting_sources(own)})
+    return pd.DataFrame(table)
+
+
+def beyond_linear(runs: pd.DataFrame, strong: pd.DataFrame) -> list[str]:
+    """Whether a speed-up is beyond linear, and whether it is so once freed memory is kept."""
+    most = strong[strong["num_devices"] == strong["num_devices"].max()].set_index("memory")
+    found = {"glibc", "kept"} <= set(most.index) and not most.index.has_duplicates
+    if not found or most["speedup_low"].isna().any():
         return []
-    one, most = strong.iloc[0], strong.iloc[-1]
-    cores, text = most["num_devices"], r.interval_text
-    gain = (f", {text(most, 'rate')} img/s on {cores}: a speed-up of {text(most, 'speedup')}, an "
-            f"efficiency of {text(most, 'efficiency')} per core") if len(strong) > 1 else ""
-    lines = [f"- **Throughput** ({one['series']}, {most['runs']} runs): {text(one, 'rate')} img/s "
-             f"on {one['num_devices']} core{gain}."]
+    glibc, kept = most.loc["glibc"], most.loc["kept"]
+    own = runs[(runs["mode"] == "ddp") & (runs["scaling"] != "weak")
+               & (runs["batch_size"] == glibc["batch_size"])]
+    gains = {cores: r.interval_text(r.named_interval("x", r.paired_interval(*(
+        own[(own["num_devices"] == cores) & (own["memory"] == name)]
+        for name in ("kept", "glibc")))), "x") for cores in (1, glibc["num_devices"])}
+    cores, verdict = glibc["num_devices"], "with glibc's memory and with memory kept alike"
+    if glibc["speedup_low"] <= cores:
+        verdict = "in neither memory: the interval of glibc's speed-up holds values below"
+    elif kept["speedup_low"] <= cores:
+        verdict = ("with glibc's memory only. In the same rounds, keeping freed memory makes it "
+                   f"{r.interval_text(kept, 'speedup')}, so what is beyond linear is the "
+                   "allocator's")
+    return [f"- **Beyond linear** (more than {cores}) the speed-up is {verdict}. Keeping memory is "
+            f"{gains[1]} times as fast on 1 core and {gains[cores]} times on {cores}."]
+
+
+def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame, budget: pd.DataFrame,
+            waiting: pd.DataFrame) -> list[str]:
+    """What the figures show, in a few lines of Markdown: README shows the published ones."""
+    main, text = r.main_series(table), r.interval_text
+    if main.empty:
+        return []
+    lines, cores = [], main["num_devices"].iloc[-1]
+    strong = table[(table["mode"] == "ddp") & (table["scaling"] != "weak")
+                   & (table["batch_size"] == main["batch_size"].iloc[0])]
+    for series, rows in strong.groupby("series", sort=False):
+        one, most = rows.iloc[0], rows.iloc[-1]
+        gain = (f", {text(most, 'rate')} img/s on {most['num_devices']}: a speed-up of "
+                f"{text(most, 'speedup')}") if len(rows) > 1 else ""
+        lines.append(f"- **Strong scaling** ({series}, {most['runs']} runs): {text(one, 'rate')} "
+                     f"img/s on {one['num_devices']} core{gain}.")
+    lines += beyond_linear(runs, strong)
+    budget = budget[budget["num_devices"] == cores] if len(budget) else budget
+    for _, row in budget.iterrows():
+        terms = ", ".join(f"{f.NAMES.get(term, term)} {text(row, term + '_percent', 1)} %"
+                          for term in r.TERMS[1:])
+        lines.append(f"- **Where a step of {row['step_time']:.2f} s goes** ({row['series']}, "
+                     f"{cores} cores): the ideal step {row['ideal_percent']:.1f} %, {terms}.")
     weak = table[(table["mode"] == "ddp") & (table["scaling"] == "weak")]
     lines += [f"- **Weak scaling** ({row['series']}, {row['runs']} runs): {text(row, 'rate')} "
               f"img/s on {cores} cores, an efficiency of {text(row, 'efficiency')} per core."
               for _, row in weak[weak["num_devices"] == cores].iterrows()]
-    own = ratios[(ratios["series"] == one["series"]) & (ratios["num_devices"] == cores)
-                 ] if len(ratios) and cores > 1 else ratios.head(0)
     names = {"no_communication": f"{cores} ranks without communication",
-             "single_process": f"a single process with {cores} threads"}
-    lines += [f"- **Against {names[row['bound']]}**: {text(row, 'ratio')} times the rate (median "
-              f"over {row['rounds']} rounds)." for _, row in own.iterrows()]
-    parts = ", ".join(f"{part} {100 * most[part] / most['step_time']:.1f} %" for part in r.PARTS)
+             "single_process": f"a single process with {cores} threads in micro-batches"}
+    own = ratios[(ratios["num_devices"] == cores) & ratios["series"].isin(strong["series"])
+                 ] if len(ratios) and cores > 1 else ratios.head(0)
+    lines += [f"- **Against {names[row['bound']]}** ({row['series']}): {text(row, 'ratio')} times "
+              f"the rate (over {row['rounds']} rounds)." for _, row in own.iterrows()]
+    for _, row in waiting[waiting["series"].isin(strong["series"])].iterrows() if len(
+            waiting) else ():
+        lines.append(f"- **What ranks wait for** ({row['series']}): of the variance between ranks "
+                     f"{text(row, 'moment', 0)} % changes from step to step, "
+                     f"{text(row, 'process', 0)} % stays with a process, {text(row, 'core', 0)} % "
+                     "with a core.")
+    one, most = main.iloc[0], main.iloc[-1]
     return [
         *lines,
-        f"- **Where a step's {most['step_time']:.2f} s go** on {cores} cores: {parts}.",
-        f"- **The first step** of a fresh process takes {text(one, 'cold_step_time', 1)} s on "
-        f"{one['num_devices']} core and {text(most, 'cold_step_time', 1)} s on {cores}, a steady "
-        f"one {text(one, 'step_time', 1)} s and {text(most, 'step_time', 1)} s.",
+        f"- **The first step** of a fresh process ({one['series']}) takes "
+        f"{text(one, 'cold_step_time', 1)} s on {one['num_devices']} core and "
+        f"{text(most, 'cold_step_time', 1)} s on {cores}, a steady one "
+        f"{text(one, 'step_time', 1)} s and {text(most, 'step_time', 1)} s.",
     ]
 
 
-def main() -> None:
-    args = r.read_arguments(__doc__, HERE / "cpu_run")
-    runs, table, skipped, problems = r.read_tables(args)
-    title = r.make_title(r.read_environment(args.results), runs)
-    ratios, original = r.paired_ratios(runs), args.method == "original"
-    table.to_csv(args.output / "summary.csv", index=False)
+def draw_all(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
+    original = args.method == "original"
     fair = table[~table["options"].str.contains(r.UNFAIR)]  # the others are in the table alone
     strong = fair[fair["scaling"] != "weak"]
-    with plt.rc_context(r.STYLE):
-        if len(strong):
-            throughput_line(runs, strong, skipped, title, args.output, original)
-            time_components_bar(strong, skipped, title, args.output)
-        efficiency_line(runs, fair, skipped, title, args.output)
+    tables = {"budget": r.loss_budget(runs), "occasions": occasion_table(runs),
+              "waiting": waiting_table(rows, runs)}
+    if len(strong):
+        throughput_line(runs, strong, skipped, title, args.output, original)
+        time_components_bar(runs, strong, skipped, title, args.output)
+    efficiency_line(runs, fair, skipped, title, args.output)
+    if len(tables["budget"]):
+        loss_budget(tables["budget"], title, args.output)
+    if len(args.folders) > 1:
+        occasions(tables["occasions"], title, args.output)
     if fair.empty:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)
-    (args.output / "answers.md").write_text("".join(f"{line}\n" for line in answers(fair, ratios)))
-    r.print_table(table, "cores", original)
-    for _, row in ratios.iterrows():
-        print(f"{row['series']}, {row['num_devices']} cores: data parallel / "
-              f"{row['bound'].replace('_', ' ')} = {r.interval_text(row, 'ratio', 3)} "
-              f"(median over {row['rounds']} rounds)")
-    r.finish(args, runs, problems)
+    return tables, answers(runs, fair, r.paired_ratios(runs), tables["budget"], tables["waiting"])
 
 
 if __name__ == "__main__":
-    main()
+    f.plot_results(__doc__, HERE / "cpu_run", draw_all)

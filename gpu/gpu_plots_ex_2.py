@@ -22,8 +22,9 @@ import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "common"))
-import results as r  # noqa: E402  (found on the path of the line before)
-from results import plt  # noqa: E402
+import figures as f  # noqa: E402  (found on the path of the line before)
+import results as r  # noqa: E402
+from figures import plt  # noqa: E402
 
 GIB = 2**30
 
@@ -33,21 +34,13 @@ def bar_names(table: pd.DataFrame) -> list[str]:
             + row["series"].replace(", ", "\n") for _, row in table.iterrows()]
 
 
-def draw(axes: plt.Axes, runs: pd.DataFrame, rows: pd.DataFrame, against: str, **look) -> None:
-    """The runs as dots, the medians with their intervals, joined over GPU counts or batch sizes."""
-    own = runs[(runs["mode"] == "ddp") & runs["series"].isin(rows["series"])]
-    axes.plot(own[against], own["rate"], ".", markersize=4, alpha=0.5, color=look["color"])
-    axes.errorbar(rows[against], rows["rate"], r.error_bars(rows, "rate"), capsize=3, marker="o",
-                  **look)
-
-
 def throughput_by_batch(runs, table, skipped, title: str, output: Path, original: bool) -> None:
     """One figure for each batch size: throughput against GPUs, with the ideal line."""
     for batch, rows_of_batch in table.groupby("batch_size"):
         figure, axes = plt.subplots()
         groups = rows_of_batch.groupby("series")
-        for colour, (series, rows) in zip(r.COLOURS * 9, groups, strict=False):
-            draw(axes, runs, rows, "num_devices", color=colour, label=series)
+        for colour, (series, rows) in zip(f.COLOURS * 9, groups, strict=False):
+            f.points(axes, runs, rows, color=colour, marker="o", label=series)
             each = rows["rate"].iloc[0] / rows["num_devices"].iloc[0]
             if len(rows) > 1:
                 axes.plot(rows["num_devices"], each * rows["num_devices"], "--", color=colour,
@@ -60,9 +53,9 @@ def throughput_by_batch(runs, table, skipped, title: str, output: Path, original
         axes.legend()
         one = rows_of_batch["num_devices"].nunique() == 1
         own = skipped[skipped["batch_size"] == batch]
-        r.note_below(axes, r.what_is_drawn(rows_of_batch), *r.why_missing(own, table, "GPUs"),
+        f.note_below(axes, f.what_is_drawn(rows_of_batch), *f.why_missing(own, table, "GPUs"),
                      "one GPU count measured: no ideal line" if one else "")
-        r.save(figure, output / f"throughput_bs{batch}")
+        f.save(figure, output / f"throughput_bs{batch}")
 
 
 def best_gpus(rows: pd.DataFrame) -> list[int]:
@@ -80,7 +73,7 @@ def optimal_gpus(table: pd.DataFrame, skipped, title: str, output: Path) -> None
             axes.annotate("one GPU count\nmeasured", (place, 0.1), ha="center", fontsize=8)
             continue
         tied = best_gpus(rows)
-        axes.bar(place, tied[0], 0.6, color=r.COLOURS[0])
+        axes.bar(place, tied[0], 0.6, color=f.COLOURS[0])
         text = f"tie of {' and '.join(map(str, tied))}" if len(tied) > 1 else ""
         axes.annotate(text, (place, tied[0]), (0, 3), ha="center", fontsize=8,
                       textcoords="offset points")
@@ -88,9 +81,9 @@ def optimal_gpus(table: pd.DataFrame, skipped, title: str, output: Path) -> None
     axes.set_yticks(range(4))
     axes.set_xticks(range(len(bars)), [series.replace(", ", "\n") for series, _ in bars])
     axes.set_xlim(-0.6, len(bars) - 0.4)
-    r.note_below(axes, "\nhighest median rate; a tie within the intervals goes to fewer GPUs",
-                 *r.why_missing(skipped, table, "GPUs"))
-    r.save(figure, output / "optimal_gpus")
+    f.note_below(axes, "\nhighest median rate; a tie within the intervals goes to fewer GPUs",
+                 *f.why_missing(skipped, table, "GPUs"))
+    f.save(figure, output / "optimal_gpus")
 
 
 def gpu_throughput_line(runs, table, skipped, title: str, output: Path) -> None:
@@ -100,16 +93,16 @@ def gpu_throughput_line(runs, table, skipped, title: str, output: Path) -> None:
     against = "num_devices" if several else "batch_size"
     settings = table["series"].str.replace(r"batch \d+(, )?", "", regex=True)
     groups = table.groupby("series" if several else settings, sort=False)
-    for colour, (name, rows) in zip(r.COLOURS * 9, groups, strict=False):
-        draw(axes, runs, rows.sort_values(against), against, color=colour,
-             label=name or "as by default")
+    for colour, (name, rows) in zip(f.COLOURS * 9, groups, strict=False):
+        f.points(axes, runs, rows.sort_values(against), against=against, color=colour,
+                 marker="o", label=name or "as by default")
     count = table["num_devices"].iloc[0]
     axes.set(xlabel="GPUs" if several else f"images per step, on {count} GPU",
              ylabel="throughput (img/s)", ylim=(0, None), title=title)
     axes.set_xticks(sorted(set(table[against])))
     axes.legend()
-    r.note_below(axes, r.what_is_drawn(table), *r.why_missing(skipped, table, "GPUs"))
-    r.save(figure, output / "gpu_throughput_line")
+    f.note_below(axes, f.what_is_drawn(table), *f.why_missing(skipped, table, "GPUs"))
+    f.save(figure, output / "gpu_throughput_line")
 
 
 def gpu_time_components_bar(table: pd.DataFrame, title: str, output: Path) -> None:
@@ -119,12 +112,12 @@ def gpu_time_components_bar(table: pd.DataFrame, title: str, output: Path) -> No
     if table["forward"].isna().all():  # the original's files do not split compute
         axes.bar(np.arange(len(table)), table["compute"] * scale, 0.6, table["loading"] * scale,
                  color="#BBBBBB", label="compute")
-    r.stacked_parts(axes, table, 0.6, scale)
+    f.stacked_parts(axes, table, 0.6, scale)
     axes.set_xticks(np.arange(len(table)), bar_names(table), fontsize=8)
     axes.set(ylabel="time of a step / images (ms)", title=title)
-    axes.set_xlabel("means over ranks and steps of the run of median step time", fontsize=8)
+    axes.set_xlabel("means over ranks, steps and runs", fontsize=8)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    r.save(figure, output / "gpu_time_components_bar")
+    f.save(figure, output / "gpu_time_components_bar")
 
 
 def gpu_memory(table: pd.DataFrame, facts: dict[str, Any], title: str, output: Path) -> None:
@@ -135,39 +128,33 @@ def gpu_memory(table: pd.DataFrame, facts: dict[str, Any], title: str, output: P
     figure, axes = plt.subplots(figsize=(max(6.4, 0.9 * len(rows)), 4.2))
     places = np.arange(len(rows))
     axes.bar(places - 0.2, rows["predicted_memory"] / GIB, 0.38, color="white", hatch="//",
-             edgecolor=r.COLOURS[0], label="predicted before the run")
+             edgecolor=f.COLOURS[0], label="predicted before the run")
     if rows["peak_memory"].notna().any():
-        axes.bar(places + 0.2, rows["peak_memory"] / GIB, 0.38, color=r.COLOURS[0],
+        axes.bar(places + 0.2, rows["peak_memory"] / GIB, 0.38, color=f.COLOURS[0],
                  label="measured peak")
     if facts.get("gpu_memory_bytes"):
         total = facts["gpu_memory_bytes"] / GIB
-        axes.axhline(total, linestyle="--", color=r.COLOURS[1], label=f"the card: {total:.1f} GiB")
+        axes.axhline(total, linestyle="--", color=f.COLOURS[1], label=f"the card: {total:.1f} GiB")
     axes.set_xticks(places, bar_names(rows), fontsize=8)
     axes.set(ylabel="memory per GPU (GiB)", title=title)
     axes.legend()
-    r.save(figure, output / "gpu_memory")
+    f.save(figure, output / "gpu_memory")
 
 
-def main() -> None:
-    args = r.read_arguments(__doc__, HERE / "gpu_experiments")
-    runs, table, skipped, problems = r.read_tables(args)
+def draw_all(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
     facts, original = r.read_environment(args.results), args.method == "original"
-    title = r.make_title(facts, runs)
-    table.to_csv(args.output / "summary.csv", index=False)
     fair = table[~table["options"].str.contains(r.UNFAIR)]  # shared GPUs are in the table alone
     strong = fair[(fair["scaling"] != "weak") & (fair["mode"] == "ddp")].reset_index(drop=True)
     if strong.empty:
         print("no figures: nothing but shared GPUs or weak scaling was measured", file=sys.stderr)
     else:
-        with plt.rc_context(r.STYLE):
-            throughput_by_batch(runs, strong, skipped, title, args.output, original)
-            optimal_gpus(strong, skipped, title, args.output)
-            gpu_throughput_line(runs, strong, skipped, title, args.output)
-            gpu_time_components_bar(strong, title, args.output)
-            gpu_memory(strong, facts, title, args.output)
-    r.print_table(table, "GPUs", original)
-    r.finish(args, runs, problems)
+        throughput_by_batch(runs, strong, skipped, title, args.output, original)
+        optimal_gpus(strong, skipped, title, args.output)
+        gpu_throughput_line(runs, strong, skipped, title, args.output)
+        gpu_time_components_bar(strong, title, args.output)
+        gpu_memory(strong, facts, title, args.output)
+    return {}, []
 
 
 if __name__ == "__main__":
-    main()
+    f.plot_results(__doc__, HERE / "gpu_experiments", draw_all, "GPUs")

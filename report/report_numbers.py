@@ -16,7 +16,8 @@ import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "common"))
-import results as r  # noqa: E402  (found on the path of the line before)
+import figures as f  # noqa: E402  (found on the path of the line before)
+import results as r  # noqa: E402
 
 CPU = HERE.parent / "cpu"
 STUDIES = CPU / "studies"
@@ -29,35 +30,48 @@ FOLDERS = {  # name: figures, rows
 ASKED = re.compile(r"\\(num|val)\{([^}#]*)\}")
 
 
+def slug(text: str) -> str:
+    """A series' name as a part of a number's: batch 32, memory kept -> batch_32_memory_kept."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
 def sweep_numbers(name: str) -> dict[str, object]:
-    """The machine and the ends of the main series of a sweep, each column by its name."""
+    """The machine of a sweep, and the ends of each of its series, of which the main one has no
+    name: each column by its name."""
     plots, rows = FOLDERS[name]
     numbers = {f"machine/{k}": str(v) for k, v in r.read_environment(rows).items()}
-    table = r.main_series(pd.read_csv(plots / "summary.csv", keep_default_na=False, na_values=[""]))
-    ratios = r.paired_ratios(r.run_table(r.read_results(rows)[0]))
-    for end, place in (("fewest", 0), ("most", -1)) if len(table) else ():
-        row = table.iloc[place].to_dict()
-        row |= {f"{part}_percent": 100 * row[part] / row["step_time"] for part in r.PARTS}
-        row["cold_ratio"] = row["cold_step_time"] / row["step_time"]
-        for _, pair in ratios.iterrows():
-            if (pair["series"], pair["num_devices"]) == (row["series"], row["num_devices"]):
-                row |= {f"{pair['bound']}_{k}": pair[k] for k in pair.index}
-        numbers |= {f"{end}/{k}": v for k, v in row.items()}
+    table = pd.read_csv(plots / "summary.csv", keep_default_na=False, na_values=[""])
+    ratios = r.paired_ratios(r.run_table(r.read_results(*r.occasions_of(rows))[0]))
+    ddp = table[table["mode"] == "ddp"]
+    series = {f"{slug(text)}/": own for text, own in ddp.groupby("series")}
+    for prefix, own in (series | {"": r.main_series(table)}).items():
+        for end, place in (("fewest", 0), ("most", -1)):
+            row = own.iloc[place].to_dict()
+            row |= {f"{part}_percent": 100 * row[part] / row["step_time"] for part in r.PARTS}
+            row["cold_ratio"] = row["cold_step_time"] / row["step_time"]
+            for _, pair in ratios.iterrows():
+                if (pair["series"], pair["num_devices"]) == (row["series"], row["num_devices"]):
+                    row |= {f"{pair['bound']}_{k}": pair[k] for k in pair.index}
+            numbers |= {f"{prefix}{end}/{k}": v for k, v in row.items()}
+    for file in ("budget", "waiting", "occasions"):
+        path = plots / f"{file}.csv"
+        for _, row in pd.read_csv(path).iterrows() if path.is_file() else ():
+            prefix = f"{file}/{slug(row['series'])}/"
+            prefix += f"{slug(row['occasion'])}/" if file == "occasions" else ""
+            numbers |= {prefix + k: v for k, v in row.items()}
     return {f"{name}/{k}": v for k, v in numbers.items()}
 
 
 def variants_numbers() -> dict[str, object]:
-    folder = FOLDERS["variants"][0]
-    table, numbers = pd.read_csv(folder / "variants.csv"), {}
-    others = table[~table["variant"].str.startswith("plain")]
-    chosen = {"plain": table[table["variant"].str.startswith("plain")], "fast": others,
-              "fast_fp32": others[others["precision"] == "fp32"],
-              "compiled": others[others["variant"].str.contains("compile")]}
-    chosen["learning"] = pd.read_csv(folder / "learning.csv")
-    for name, rows in chosen.items():
-        for _, row in rows.tail(1).iterrows():
-            numbers |= {f"variants/{name}/{k}": v for k, v in row.items()}
-    return numbers
+    """The slowest and the fastest setting, the factors, DDP's copy of gradients, the losses."""
+    tables = {name: pd.read_csv(FOLDERS["variants"][0] / f"{name}.csv") for name in
+              ("variants", "factors", "copies", "learning")}
+    named = {"plain": tables["variants"][tables["variants"]["variant"].str.startswith("plain")],
+             "fast": tables["variants"].tail(1), "learning": tables["learning"]}
+    named |= {slug(row["factor"]): row.to_frame().T for _, row in tables["factors"].iterrows()}
+    named |= {f"copy_{row['memory']}": row.to_frame().T for _, row in tables["copies"].iterrows()}
+    return {f"variants/{name}/{k}": v for name, rows in named.items()
+            for k, v in rows.iloc[0].items()}
 
 
 def network_numbers() -> dict[str, object]:
@@ -80,18 +94,29 @@ def network_numbers() -> dict[str, object]:
     return numbers | {"network/runs": " or ".join(map(str, sorted(set(table["runs"]))))}
 
 
+def clock_resolution() -> dict[str, float]:
+    """For each part of a step the shortest sleep (ms) from which on all were told from none."""
+    truth, found = pd.read_csv(HERE / "clock_truth.csv"), {}
+    for part, own in truth.groupby("found_in"):
+        missed = own[~own["resolved"]]["slept_s"].max()
+        longer = own["slept_s"] if pd.isna(missed) else own["slept_s"][own["slept_s"] > missed]
+        found[part] = 1000 * longer.min()
+    return found
+
+
 def other_numbers() -> dict[str, object]:
     """Errors of the clocks; how the original study's protocol reads on this machine."""
     truth = pd.read_csv(HERE / "clock_truth.csv")
-    errors = (1000 * (truth["found_s"] - truth["slept_s"])).abs()
-    here, cold = (r.main_series(pd.read_csv(FOLDERS[name][0] / "summary.csv")) for name in
-                  ("cpu", "original"))
+    long = truth[truth["slept_s"] == truth["slept_s"].max()]
+    errors = (1000 * (long["found_s"] - long["slept_s"])).abs()
+    table = pd.read_csv(FOLDERS["original"][0] / "summary.csv")
+    here, cold = (r.main_series(table[table["loader"] == name]) for name in ("tensor", "pil"))
     both = here.merge(cold, on="num_devices", suffixes=("", "_cold")).iloc[-1]
     runs = r.run_table(r.read_results(FOLDERS["original"][1])[0])
-    runs = runs[runs["num_devices"] == both["num_devices"]]
+    runs = runs[(runs["num_devices"] == both["num_devices"]) & (runs["loader"] == "pil")]
     over = {n: 100 * (32 / (32 // n * n) - 1) for n in range(1, 9)}
-    return {
-        "clock/places": truth["slept_in"].nunique(), "clock/slept": 1000 * truth["slept_s"].max(),
+    return {f"clock/resolution/{part}": value for part, value in clock_resolution().items()} | {
+        "clock/places": long["slept_in"].nunique(), "clock/slept": 1000 * long["slept_s"].max(),
         "clock/median": errors.median(), "clock/largest": errors.max(),
         "protocol/devices": both["num_devices"],
         "protocol/cold_to_steady": both["step_time_cold"] / both["step_time"],
@@ -104,33 +129,50 @@ def other_numbers() -> dict[str, object]:
 
 def table_rows() -> dict[str, str]:
     """The rows of the report's tables."""
-    cpu, loading, network, variants, claims = (pd.read_csv(path) for path in (
-        CPU / "cpu_plots" / "summary.csv", STUDIES / "loading" / "plots" / "summary.csv",
-        STUDIES / "network" / "plots" / "network.csv", STUDIES / "variants" / "plots" /
-        "variants.csv", HERE / "claims.csv"))
-    text, base = r.interval_text, cpu["base_devices"] == cpu["num_devices"]
-    base &= cpu["mode"] == "ddp"
+    cpu, budget, days = (pd.read_csv(CPU / "cpu_plots" / f"{name}.csv") for name in
+                         ("summary", "budget", "occasions"))
+    loading, network, variants, factors = (
+        pd.read_csv(STUDIES / name / "plots" / f"{file}.csv") for name, file in (
+            ("loading", "summary"), ("network", "network"), ("variants", "variants"),
+            ("variants", "factors")))
+    claims = pd.read_csv(HERE / "claims.csv")
+    text, resolution = r.interval_text, clock_resolution()
+
+    def resolved(row: pd.Series, name: str, part: str, seconds: str, *form: float) -> str:
+        """A time of a part of the step, unless the clock does not resolve it."""
+        return text(row, name, *form) if 1000 * abs(row[seconds]) >= resolution[part] else (
+            "not resolved")
+
+    parts = dict.fromkeys(["ddp", "transfer", "waiting"], "communication")
     tables = {
         "cpu": [[f"{row['series']}, {row['mode'].replace('_', ' ')}", row["num_devices"],
-                 row["runs"], text(row, "rate"), text(row, "step_time"),
-                 "base" if base[i] else text(row, "speedup")] for i, row in cpu.iterrows()],
+                 row["runs"], text(row, "rate"), text(row, "step_time"), text(row, "speedup")]
+                for _, row in cpu.iterrows()],
+        "budget": [[f.NAMES.get(term, term), *(
+            resolved(row, f"{term}_percent", parts.get(term, "backward"), term, 1)
+            for _, row in budget.iterrows())] for term in r.TERMS],
+        "budget_head": [["term", *(f"{row['series']} ({row['num_devices']} cores, "
+                                   f"{row['step_time']:.2f} s)" for _, row in budget.iterrows())]],
+        "occasions": [[row["occasion"].replace("_", " "), row["series"], row["runs"],
+                       text(row, "rate"), text(row, "speedup")] for _, row in days.iterrows()],
         "loading": [[row["dataset"], row["loader"], row["runs"], text(row, "loading_ms", 0),
                      text(row, "rate")] for _, row in loading.iterrows()],
         "network": [[row["network"], row["batch_size"], row["setting"], text(row, "step_time"),
-                     text(row, "median_transfer", 0, 1000), f"{1000 * row['slowed']:+.0f}"]
-                    for _, row in network.iterrows()],
+                     resolved(row, "transfer", "communication", "transfer", 0, 1000),
+                     f"{1000 * row['slowed']:+.0f}"] for _, row in network.iterrows()],
         "variants": [[row["variant"], row["runs"], text(row, "rate"),
                       "base" if row["variant"].startswith("plain") else text(row, "gain"),
-                      text(row, "loading_ms", 0), f"{row['loading_percent']:.1f}"]
-                     for _, row in variants.iterrows()],
+                      f"{row['loading_percent']:.1f}"] for _, row in variants.iterrows()],
+        "factors": [[row["factor"], *(text(row, kind) for kind in ("alone", "mean", "last"))]
+                    for _, row in factors.iterrows()],
         "claims": [list(row) for _, row in claims.iterrows()],
     }
-    return {f"rows/{name}": r.tex_rows(rows) for name, rows in tables.items()}
+    return {f"rows/{name}": f.tex_rows(rows) for name, rows in tables.items()}
 
 
 def fingerprint() -> str:
     """Of all that the report is made from: a PDF that shows another one is out of date."""
-    sources = [*CPU.rglob("plots/*.csv"), CPU / "cpu_plots" / "summary.csv",
+    sources = [*CPU.rglob("plots/*.csv"), *(CPU / "cpu_plots").glob("*.csv"),
                *(HERE / name for name in ("report.tex", "references.bib", "clock_truth.csv",
                                           "claims.csv"))]
     digest = hashlib.sha256()
@@ -152,11 +194,12 @@ def main() -> None:
     lines = ["% Written by report_numbers.py from the CSV files: do not edit."]
     for name in sorted(asked):
         value = numbers.get(name.replace("-", "_"))
-        text = rows.get(name) or str(value).translate(r.TEX)
+        text = rows.get(name) or str(value).translate(f.TEX)
         if name not in rows and (value is None or value != value):
             sys.exit(f"error: report.tex asks for {name!r}, which is not measured or no name")
         if isinstance(value, float):
-            text = str(int(value)) if value.is_integer() else f"{value:#.3g}".removesuffix(".")
+            digits = f"{value:#.3g}".removesuffix(".")
+            text = f"{float(digits):,.0f}" if value.is_integer() or abs(value) >= 1000 else digits
         lines.append(rf"\expandafter\def\csname {name}\endcsname{{{text}}}")
     (HERE / "numbers.tex").write_text("\n".join([*lines, ""]))
     print(f"{len(lines) - 1} numbers and tables are in {HERE / 'numbers.tex'}")

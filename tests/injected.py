@@ -11,6 +11,7 @@ sleep somewhere, in turn through PLACES, so that a test knows what the clocks mu
 import hashlib
 import importlib.util
 import itertools
+import os
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,8 @@ PLACES = [
     "nowhere", "loading_all", "loading_rank0", "loading_rank1", "forward", "backward",
     "last_bucket", "optimizer", "between",
 ]  # fmt: skip
-SLEEP = 0.8  # seconds: long against the noise of a step, which is what hides a wrong clock
+# Seconds. Long against the noise of a step, which hides a wrong clock; or as short as is resolved.
+SLEEP = float(os.environ.get("INJECTED_SLEEP", 0.8))
 
 
 def load(path: str):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import load
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_plots import PLOTS, write_run
 
@@ -23,6 +23,7 @@ CELL = r"(?:[^\\{}%#$&_^~\n\r]|\\[#$%&_{}])*"
 LINE = re.compile(rf"{CELL}(?: & {CELL})* \\\\")
 FUZZ = {
     "deadline": None, "derandomize": True, "print_blob": False,
+    "phases": [Phase.explicit, Phase.generate],  # a failure is not worth minutes of shrinking
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }  # fmt: skip
 
@@ -34,11 +35,11 @@ def plots(request):
 
 def status_of(plots, monkeypatch, *arguments) -> int:
     # All is laid out, texts too, but not written: writing is what takes the time.
-    monkeypatch.setattr(plots.r, "save", lambda figure, _: (
+    monkeypatch.setattr(plots.f, "save", lambda figure, _: (
         figure.canvas.draw(), plots.plt.close(figure)))  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["plots", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
-        plots.main()
+        plots.f.plot_results(plots.__doc__, plots.HERE / "cpu_run", plots.draw_all)
     return end.value.code
 
 
@@ -84,7 +85,7 @@ def test_hostile_files(plots, monkeypatch, tmp_path_factory, data):
 @given(cells=st.lists(st.lists(NASTY, min_size=1, max_size=4), min_size=1, max_size=3))
 @settings(max_examples=150, **FUZZ)
 def test_rows_of_a_table_are_harmless(cells):
-    *lines, last = load("common/results.py").tex_rows(cells).split("\n")
+    *lines, last = load("common/figures.py").tex_rows(cells).split("\n")
     assert last == "" and len(lines) == len(cells)
     assert all(LINE.fullmatch(line) for line in lines), lines
 

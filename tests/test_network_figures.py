@@ -18,8 +18,8 @@ def test_cost_of_communication():
     ]  # fmt: skip
     for row in rows:
         time = row.pop("time")
-        for name, value in (("step_time", time), ("median_transfer", (time - 1) / 2),
-                            ("median_backward", 0.5 + (time - 1) / 4)):  # fmt: skip
+        for name, value in (("step_time", time), ("transfer", (time - 1) / 2),
+                            ("backward", 0.5 + (time - 1) / 4)):  # fmt: skip
             row |= {name: value, f"{name}_low": 0.99 * value, f"{name}_high": 1.01 * value}
     table = script.network_table(pd.DataFrame(rows))
     assert dict(zip(table["setting"], table["cost"], strict=True)) == pytest.approx(

@@ -12,12 +12,19 @@ import pytest
 from conftest import REPOSITORY, load, read_rows
 
 STUDIES = "cpu/studies"
-ROWS = ["cpu/cpu_run", *(f"{STUDIES}/{name}/runs" for name in ("original_protocol", "network",
-                                                              "variants")),
-        f"{STUDIES}/loading/runs/resized", f"{STUDIES}/loading/runs/full_size_stand_in"]
-PLOTS = {"cpu/plot_cpu_results.py": ("cpu/cpu_run", "cpu/cpu_plots")} | {
-    f"{STUDIES}/{name}/plot.py": (f"{STUDIES}/{name}/runs", f"{STUDIES}/{name}/plots")
-    for name in ("original_protocol", "network", "variants", "loading")
+
+
+def tracked(pattern: str) -> list[str]:
+    done = subprocess.run(["git", "-C", REPOSITORY, "ls-files", pattern], capture_output=True,
+                          text=True)  # fmt: skip
+    return done.stdout.split()
+
+
+ROWS = [path.removesuffix("/environment.json") for path in tracked("*/environment.json")]
+PLOTS = {"cpu/plot_cpu_results.py": ([p for p in ROWS if p.startswith("cpu/cpu_run")],
+                                     "cpu/cpu_plots")} | {
+    path: ([path.replace("plot.py", "runs")], path.replace("plot.py", "plots"))
+    for path in tracked(f"{STUDIES}/*/plot.py") if tracked(path.replace("plot.py", "runs/*"))
 }
 
 
@@ -55,8 +62,9 @@ def test_rows_are_complete_and_of_the_recorded_code(committed, results, tmp_path
 
 @pytest.mark.parametrize("script", PLOTS)
 def test_summary_is_what_the_rows_give(committed, script, tmp_path):
-    results, figures = (committed / path for path in PLOTS[script])
-    command = [sys.executable, committed / script, results, "--output", tmp_path]
+    results, figures = PLOTS[script][0], committed / PLOTS[script][1]
+    results = [committed / path for path in results]
+    command = [sys.executable, committed / script, *results, "--output", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for path in figures.glob("*.csv"):
@@ -72,11 +80,9 @@ def test_readme_says_what_the_figures_show(committed):
     readme = (committed / "README.md").read_text()
     shown = {"answers": "cpu/cpu_plots/answers.md",
              "variants": f"{STUDIES}/variants/plots/answers.md",
-             "loading": f"{STUDIES}/loading/plots/loading.md"}  # fmt: skip
+             "loading": f"{STUDIES}/loading/plots/answers.md"}  # fmt: skip
     for mark, path in shown.items():
         text = readme.split(f"<!-- {mark}: ")[1].split(" -->\n")[1].split("<!-- end")[0]
-        if mark == "loading":
-            text = text.split("|---|---|---|---|---|\n")[1]
         assert text == (committed / path).read_text(), mark
 
 

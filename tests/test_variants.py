@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from test_hostile import FUZZ, NASTY
 from test_plots import run_plots, write_run
 
-FAST = {"precision": "bf16", "channels_last": 1, "memory": "kept"}
+FACTORS = {  # off, on, and what that makes of a step's time
+    "loader": ("pil", "tensor", 0.9375), "precision": ("fp32", "bf16", 0.5),
+    "channels_last": (0, 1, 0.8), "memory": ("glibc", "kept", 1 / 1.2),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -23,9 +26,13 @@ def variants():
 def write_study(folder, **fast):
     """Six rounds in which the machine drifts: fast settings take a third of plain PyTorch's."""
     for run, drift in enumerate([1.0, 1.3, 0.9, 1.1, 1.6, 1.2], start=1):
-        write_run(folder / "plain", 2, run, 8.0 * drift, loader="pil")
-        write_run(folder / "tensor", 2, run, 7.5 * drift)
-        write_run(folder / "fast", 2, run, 8.0 / 3 * drift, **FAST | fast)
+        for on in itertools.product((False, True), repeat=4):
+            own = dict(zip(FACTORS, on, strict=True))
+            time = 8.0 * drift * math.prod(FACTORS[name][2] for name in own if own[name])
+            options = {name: FACTORS[name][own[name]] for name in own} | (fast if all(on) else {})
+            write_run(folder / "".join(str(int(o)) for o in on), 2, run, time, **options)
+        copy = {"options": "batched_grad_copy=1", "loader": "tensor", "ddp_time": 0.001}
+        write_run(folder / "copy", 2, run, 7.0 * drift, **copy)
     losses = ["seed,setting,step,loss"]
     for seed, step in itertools.product(range(6), range(100)):
         loss = 1.0 if step >= 50 else 2.0
@@ -36,13 +43,18 @@ def write_study(folder, **fast):
 
 def test_known_gains_and_limits(variants, tmp_path):
     write_study(tmp_path)
-    table = variants.read_variants(variants.r.run_table(variants.r.read_results(tmp_path)[0]))
-    table = table.set_index("variant")
+    runs = variants.read_variants(variants.r.run_table(variants.r.read_results(tmp_path)[0]))
+    table = variants.variant_table(runs).set_index("variant")
     fast = table.loc["tensor loader + bf16 + channels last + memory kept"]
-    assert list(table.index) == [variants.PLAIN, "tensor loader", fast.name]
-    assert [fast[f"gain{end}"] for end in variants.r.ENDS] == pytest.approx([3.0] * 3)
-    assert fast["rate"] == pytest.approx((12 / 1.1 + 12 / 1.2) / 2)
+    assert table.index[0] == variants.PLAIN and table.index[-1] == fast.name and len(table) == 17
+    assert [fast[f"gain{end}"] for end in variants.r.ENDS] == pytest.approx([3.2] * 3)
+    assert fast["rate"] == pytest.approx((12.8 / 1.1 + 12.8 / 1.2) / 2)
     assert fast["loading_percent"] == pytest.approx(10.0)
+    factors = variants.factor_table(runs).set_index("factor")
+    for kind in ("alone", "last", "mean"):
+        assert factors[kind].tolist() == pytest.approx([1 / 0.9375, 2.0, 1.25, 1.2, 3.2])
+    (_, copy), = variants.copy_table(runs).iterrows()
+    assert copy["gain"] == pytest.approx(7.5 / 7.0) and copy["with"] == pytest.approx(1.0)
 
 
 def test_known_difference_in_learning(variants, tmp_path):
@@ -57,9 +69,11 @@ def test_figures_of_variants_and_what_is_missing(tmp_path):
     write_study(tmp_path / "results")
     command = ["cpu/studies/variants/plot.py", tmp_path / "results", "--output", tmp_path / "plots"]
     done = run_plots(*command)
-    assert done.returncode == 0 and "3.00 [3.00, 3.00]" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "3.20 [3.20, 3.20] times plain PyTorch" in done.stdout
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
         "variants.png", "variants.pdf", "learning.png", "learning.pdf", "variants.csv",
+        "factors.png", "factors.pdf", "factors.csv", "copies.csv",
         "summary.csv", "learning.csv", "answers.md",
     }  # fmt: skip
     (tmp_path / "results" / "learning.csv").unlink()
@@ -78,12 +92,12 @@ def test_hostile_variants(variants, monkeypatch, tmp_path_factory, data):
     line = data.draw(st.sampled_from(lines))
     line[data.draw(st.integers(0, len(line) - 1))] = data.draw(NASTY)
     changed.write_text("\n".join(map(",".join, lines)), errors="surrogatepass")
-    monkeypatch.setattr(variants.r, "save", lambda figure, _: (
+    monkeypatch.setattr(variants.f, "save", lambda figure, _: (
         figure.canvas.draw(), variants.plt.close(figure)))  # fmt: skip
     arguments = [str(folder / "results"), "--output", str(folder / "plots")]
     monkeypatch.setattr(sys, "argv", ["plots", *arguments])
     with pytest.raises(SystemExit) as end:
-        variants.main()
+        variants.f.plot_results(variants.__doc__, variants.HERE / "runs", variants.draw)
     assert end.value.code in (0, 1, 2)
     assert {path.name for path in folder.iterdir()} <= {"results", "plots"}
 

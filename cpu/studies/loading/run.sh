@@ -1,21 +1,35 @@
 #!/usr/bin/env bash
 # What loading costs: the tensor loader and the original's PIL loader take turns round by round, on
-# the images that are there and on stand-ins of the original's full size (labelled as such).
+# the images that are there and on stand-ins of the original's full size (labelled as such); with
+# another seed, which takes other images; and, as root, after the page cache was dropped.
 #
 # Usage: ./run.sh [--dry-run | --help]; then python plot.py. Settings as in run_experiments.sh.
 
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export BOUNDS=none SERIES=strong MEMORIES=glibc VARIANTS="--loader tensor; --loader pil" FIGURES=0
-export CORE_COUNTS="${CORE_COUNTS:-2}" PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
-results="${RESULTS_DIR:-$here/runs_own}" rounds="${NUM_RUNS:-6}"
+export BOUNDS=none SERIES=strong MEMORIES=glibc FIGURES=0 CORE_COUNTS="${CORE_COUNTS:-2}"
+export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+results="${RESULTS_DIR:-$here/runs_own}" rounds="${NUM_RUNS:-6}" resized="${DATA_DIR:-}"
 stand_ins="$here/../../../data/imagenette2-full-synthetic"
 [[ -d $stand_ins || $# != 0 ]] || "$PYTHON" "$here/../../../data/prepare_imagenette.py" --synthetic
+
+sweep() { # of the images called $1 in $2, with the variants $3
+  NUM_RUNS=$round RESULTS_DIR="$results/$1" DATA_DIR=$2 VARIANTS=$3 "$here/../../run_experiments.sh" \
+    "${@:4}"
+}
+
 for ((round = 1; round <= rounds; round++)); do
   if (($#)); then round=$rounds; fi # --dry-run: the plan of all rounds at once
-  NUM_RUNS=$round RESULTS_DIR="$results/resized" "$here/../../run_experiments.sh" "$@"
-  NUM_RUNS=$round RESULTS_DIR="$results/full_size_stand_in" DATA_DIR="$stand_ins" \
-    "$here/../../run_experiments.sh" "$@"
+  sweep resized "$resized" "--loader tensor; --loader pil; --seed 1; --seed 1 --loader pil" "$@"
+  sweep full_size_stand_in "$stand_ins" "--loader tensor; --loader pil" "$@"
+  for loader in tensor pil; do
+    [[ $(id -u) == 0 && $# == 0 ]] || continue
+    for images in "resized $resized" "full_size_stand_in $stand_ins"; do
+      sync
+      echo 3 >/proc/sys/vm/drop_caches
+      sweep "${images%% *}" "${images#* }" "--loader $loader --note cache=dropped"
+    done
+  done
 done
 [[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "$results"

@@ -15,10 +15,11 @@ import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2] / "common"))
-import results as r  # noqa: E402  (found on the path of the line before)
-from results import plt  # noqa: E402
+import figures as f  # noqa: E402  (found on the path of the line before)
+import results as r  # noqa: E402
+from figures import plt  # noqa: E402
 
-EXPOSED, REST = r.PARTS["transfer"][0], r.PARTS["backward"][0]
+EXPOSED, REST = f.PARTS["transfer"][0], f.PARTS["backward"][0]
 
 
 def bits_per_second(network: str) -> float:
@@ -38,13 +39,13 @@ def network_table(table: pd.DataFrame) -> pd.DataFrame:
     table = table[table["network"].notna()]
     alone = table[table["mode"] == "no_communication"].set_index("batch_size")
     table = table[table["mode"] == "ddp"].copy()
-    for name in ("step_time", "median_backward"):
+    for name in ("step_time", "backward"):
         table[f"alone_{name}"] = table["batch_size"].map(alone[name])
     if table.empty or table["alone_step_time"].isna().any():
         raise r.ResultsError("no runs over a network, or none without communication")
     for end in r.ENDS:
         table[f"cost{end}"] = table[f"step_time{end}"] - table["alone_step_time"]
-    table["slowed"] = table["median_backward"] - table["alone_median_backward"]
+    table["slowed"] = table["backward"] - table["alone_backward"]
     table["setting"] = [
         " + ".join([f"{cap} MB buckets"] * bool(cap) + [ddp.replace("-", " ")] * bool(ddp))
         or "DDP as it is" for cap, ddp in zip(table["bucket_cap_mb"], table["ddp"], strict=True)
@@ -63,13 +64,13 @@ def communication_cost(table: pd.DataFrame, title: str, output: Path) -> None:
                                   squeeze=False, figsize=(9.6, 5.2))
     for axes, network in zip(panels[0], networks, strict=True):
         own = table[table["network"] == network].set_index("setting").reindex(settings)
-        exposed = own["median_transfer"]
+        exposed = own["transfer"]
         rest = (own["cost"] - exposed).clip(lower=0)
         axes.barh(settings, exposed, 0.6, color=EXPOSED, hatch="xx", edgecolor="white",
                   linewidth=0, label="exposed transfer")
         axes.barh(settings, rest, 0.6, exposed, color=REST,
                   label="the rest: slowed backward, waiting")
-        axes.errorbar(own["cost"], settings, xerr=r.error_bars(own, "cost"), fmt="o",
+        axes.errorbar(own["cost"], settings, xerr=f.error_bars(own, "cost"), fmt="o",
                       color="#000000", markersize=4, capsize=3,
                       label="cost of the step: median, interval over runs")
         axes.axvline(0, color="#444444", linewidth=0.8)
@@ -79,27 +80,15 @@ def communication_cost(table: pd.DataFrame, title: str, output: Path) -> None:
     figure.suptitle(
         f"Step beyond {table['alone_step_time'].iloc[0]:.2f} s without communication, "
         f"{table['num_devices'].iloc[0]} hosts, batch {batch}\n{title}", fontsize=10)
-    r.save(figure, output / "communication_cost")
+    f.save(figure, output / "communication_cost")
 
 
-def main() -> None:
-    args = r.read_arguments(__doc__, HERE / "runs")
-    runs, table, _, problems = r.read_tables(args)
-    table.to_csv(args.output / "summary.csv", index=False)
-    try:
-        table = network_table(table)
-    except (r.ResultsError, ValueError) as error:
-        print(f"error: {args.results}: {error}: see run.sh", file=sys.stderr)
-        sys.exit(2)
-    table.to_csv(args.output / "network.csv", index=False)
-    with plt.rc_context(r.STYLE | {"axes.grid.axis": "x", "font.size": 9}):
-        title = r.make_title(r.read_environment(args.results), runs)
-        communication_cost(table, title, args.output)
-    shown = table[["network", "batch_size", "setting", "runs", "step_time", "step_time_low",
-                   "step_time_high", "median_transfer", "slowed"]]
-    print(shown.round(3).to_string(index=False))
-    r.finish(args, runs, problems)
+def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
+    network = network_table(table)
+    with plt.rc_context({"axes.grid.axis": "x", "font.size": 9}):
+        communication_cost(network, title, args.output)
+    return {"network": network}, []
 
 
 if __name__ == "__main__":
-    main()
+    f.plot_results(__doc__, HERE / "runs", draw)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# How far a step is from what one core can do, by type of layer, and what cores take from each
+# other: a weak series in both memories, and, in each round, measure_limit.py.
+#
+# Usage: ./run.sh [--dry-run | --help]; then python plot.py. Settings as in run_experiments.sh.
+
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export SERIES=weak BOUNDS=ends FIGURES=0 PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+export RESULTS_DIR="${RESULTS_DIR:-$here/runs_own}"
+kept=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000
+rounds="${NUM_RUNS:-6}"
+for ((round = 1; round <= rounds; round++)); do
+  if (($#)); then round=$rounds; fi # --dry-run: the plan of all rounds at once
+  NUM_RUNS=$round "$here/../../run_experiments.sh" "$@"
+  (($# == 0)) || exit 0
+  for tunables in "" "$kept"; do
+    GLIBC_TUNABLES=$tunables "$PYTHON" "$here/measure_limit.py" --round "$round" \
+      --output "$RESULTS_DIR" ${DATA_DIR:+--data "$DATA_DIR"}
+  done
+done
+"$PYTHON" "$here/plot.py" "$RESULTS_DIR"
