@@ -151,7 +151,7 @@ def table_rows() -> dict[str, str]:
         "budget": [[f.NAMES.get(term, term), *(
             resolved(row, f"{term}_percent", parts.get(term, "backward"), term, 1)
             for _, row in budget.iterrows())] for term in r.TERMS],
-        "budget_head": [["term", *(f"{row['series']} ({row['num_devices']} cores, "
+        "budget-head": [["term", *(f"{row['series']} ({row['num_devices']} cores, "
                                    f"{row['step_time']:.2f} s)" for _, row in budget.iterrows())]],
         "occasions": [[row["occasion"].replace("_", " "), row["series"], row["runs"],
                        text(row, "rate"), text(row, "speedup")] for _, row in days.iterrows()],

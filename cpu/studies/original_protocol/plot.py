@@ -27,8 +27,9 @@ def protocol(runs: pd.DataFrame, cold: pd.DataFrame, steady: pd.DataFrame, title
     axes.plot(cold["num_devices"], cold["rate_original_method"], "x-.", color="#000000",
               label="first step, mean over ranks: the original's reading")
     axes.plot(runs["num_devices"], runs["rate"], ".", markersize=4, alpha=0.5, color=f.COLOURS[1])
-    for rows, colour, marker, name in ((cold, f.COLOURS[1], "s", "first step, slowest rank"),
-                                       (steady, f.COLOURS[0], "o", "steady step, this study's protocol")):
+    for rows, colour, marker, name in (
+        (cold, f.COLOURS[1], "s", "first step, slowest rank"),
+        (steady, f.COLOURS[0], "o", "steady step, this study's protocol")):
         axes.errorbar(rows["num_devices"], rows["rate"], f.error_bars(rows, "rate"), capsize=3,
                       color=colour, marker=marker, label=name)
     axes.annotate(f"one process, {cold['threads'].iloc[0]} threads", (1, cold["rate"].iloc[0]),
