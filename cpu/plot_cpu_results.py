@@ -131,11 +131,11 @@ def loss_budget(budget: pd.DataFrame, title: str, output: Path) -> None:
 
 
 def occasion_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The data-parallel configurations on the most cores, by occasion and together."""
+    """The data-parallel configurations on the most cores, by occasion and, if several, together."""
     runs = runs[runs["mode"] == "ddp"]
-    tables = [r.configuration_table(own).assign(occasion=name) for name, own in
-              [*runs.groupby("occasion", sort=False), ("together", runs)]]
-    table = pd.concat(tables)
+    groups = list(runs.groupby("occasion", sort=False))
+    groups += [("together", runs)] if len(groups) > 1 else []
+    table = pd.concat([r.configuration_table(own).assign(occasion=name) for name, own in groups])
     table = table[table["num_devices"] == runs["num_devices"].max()]
     names = [name + end for name in ("rate", "speedup", "efficiency") for end in r.ENDS]
     return table[["occasion", "series", "scaling", "memory", "num_devices", "runs", *names]]

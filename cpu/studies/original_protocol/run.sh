@@ -20,6 +20,9 @@ list() {
 }
 
 if [[ ${1:-} == --list ]]; then list; exit; fi
-if [[ ${1:-} == --help ]]; then sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; fi
+if [[ ${1:-} == --help ]]; then
+  sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+  exec "$here/../../run_experiments.sh" --help
+fi
 exec "$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" \
   "$here/runs_own" "$@"

@@ -18,6 +18,9 @@ list() { # each single process once more, without micro-batches
 }
 
 if [[ ${1:-} == --list ]]; then list; exit; fi
-if [[ ${1:-} == --help ]]; then sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; fi
+if [[ ${1:-} == --help ]]; then
+  sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+  exec "$here/../../run_experiments.sh" --help
+fi
 "$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@"
 [[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "${RESULTS_DIR:-$OWN_DIR}"

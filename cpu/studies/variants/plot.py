@@ -179,9 +179,8 @@ def answers(table: pd.DataFrame, factors: pd.DataFrame, copies: pd.DataFrame,
             lines.append(f"- **{row['factor'].capitalize()}**: {text(row, 'alone')} times by "
                          f"itself, {text(row, 'last')} on top of the others.")
     for _, row in copies.iterrows():
-        lines.append(f"- **DDP's batched gradient copy** (memory {row['memory']}): its own work is "
-                     f"{text(row, 'without', 1)} ms without and {text(row, 'with', 1)} ms with "
-                     f"it, the rate {text(row, 'gain')} times.")
+        lines.append(f"- **DDP's batched gradient copy** (memory {row['memory']}): "
+                     f"{text(row, 'gain')} times the rate without it.")
     lines.append(f"- **The first {learning['steps']:.0f} steps** of bf16 with channels last and "
                  f"the tensor loader ({learning['seeds']:.0f} seeds): the mean loss of the last "
                  f"{LAST} differs by {text(learning, 'percent', 1)} % of its drop.")
