@@ -215,8 +215,13 @@ def beyond_linear(runs: pd.DataFrame, strong: pd.DataFrame) -> list[str]:
         verdict = ("with glibc's memory only. In the same rounds, keeping freed memory makes it "
                    f"{r.interval_text(kept, 'speedup')}, so what is beyond linear is the "
                    "allocator's")
+    one = strong[strong["num_devices"] == 1].set_index("memory")
+    kernel = " and ".join(f"{row['minor_faults'] / 1e6:.2f} million page faults and "
+                          f"{row['system_time']:.2f} s of system time (memory {name})"
+                          for name, row in one.iterrows())
     return [f"- **Beyond linear** (more than {cores}) the speed-up is {verdict}. Keeping memory is "
-            f"{gains[1]} times as fast on 1 core and {gains[cores]} times on {cores}."]
+            f"{gains[1]} times as fast on 1 core and {gains[cores]} times on {cores}; a step on 1 "
+            f"core has {kernel}."]
 
 
 def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame, budget: pd.DataFrame,
