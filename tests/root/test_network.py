@@ -14,12 +14,13 @@ import pytest
 import torch
 from conftest import INJECTED, REPOSITORY, read_rows
 from test_sweep import processes_of, wait_for
-from test_training import plain_parameters
+from test_training import IMAGE_SIZE, plain_parameters
 
 NETWORK = REPOSITORY / "cpu" / "studies" / "network" / "run.sh"
 GRADIENT_BYTES = 27_856_424
 BITS = {"100mbit": 1e8, "1gbit": 1e9}
-SMALL = {"HOSTS": "2", "NUM_RUNS": "1", "OPTIONS": "--image-size 32", "RUN_TIMEOUT": "60"}
+SMALL = {"HOSTS": "2", "NUM_RUNS": "1", "RUN_TIMEOUT": "60",
+         "OPTIONS": f"--image-size {IMAGE_SIZE}"}  # as of the plain loop
 
 
 def ip(*arguments: str) -> str:
