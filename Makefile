@@ -43,7 +43,8 @@ gpu: data
 	@PYTHON='$(RUN)' exec gpu/run_gpu_experiments.sh
 
 plots: .venv/ready
-	$(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)/cpu/cpu_run' >/dev/null
+	shopt -s nullglob; $(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)'/cpu/cpu_run \
+	  '$(CURDIR)'/cpu/cpu_run_[0-9]* >/dev/null
 	set -e; for rows in cpu/studies/*/runs; do \
 	  $(BIN)/python "$${rows%runs}"plot.py "$$PWD/$$rows" >/dev/null; done
 	if [[ -d gpu/gpu_experiments ]]; then \

@@ -198,30 +198,30 @@ def waiting_table(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 def beyond_linear(runs: pd.DataFrame, strong: pd.DataFrame) -> list[str]:
     """Whether a speed-up is beyond linear, and whether it is so once freed memory is kept."""
-    most = strong[strong["num_devices"] == strong["num_devices"].max()].set_index("memory")
-    found = {"glibc", "kept"} <= set(most.index) and not most.index.has_duplicates
-    if not found or most["speedup_low"].isna().any():
+    few, many = strong["num_devices"].min(), strong["num_devices"].max()
+    rows = {(row["memory"], row["num_devices"]): row for _, row in strong.iterrows()}
+    wanted = {(memory, cores) for memory in ("glibc", "kept") for cores in (few, many)}
+    if few == many or not wanted <= set(rows) or strong["series"].nunique() > 2:
         return []
-    glibc, kept = most.loc["glibc"], most.loc["kept"]
-    own = runs[(runs["mode"] == "ddp") & (runs["scaling"] != "weak")
-               & (runs["batch_size"] == glibc["batch_size"])]
-    gains = {cores: r.interval_text(r.named_interval("x", r.paired_interval(*(
-        own[(own["num_devices"] == cores) & (own["memory"] == name)]
-        for name in ("kept", "glibc")))), "x") for cores in (1, glibc["num_devices"])}
-    cores, verdict = glibc["num_devices"], "with glibc's memory and with memory kept alike"
-    if glibc["speedup_low"] <= cores:
-        verdict = "in neither memory: the interval of glibc's speed-up holds values below"
-    elif kept["speedup_low"] <= cores:
+    glibc, kept = rows["glibc", many], rows["kept", many]
+    gains = []
+    for cores in (few, many):
+        own = [runs[(runs["series"] == rows[memory, cores]["series"]) & (runs["mode"] == "ddp")
+                    & (runs["num_devices"] == cores)] for memory in ("kept", "glibc")]
+        gain = r.interval_text(r.named_interval("x", r.paired_interval(*own)), "x")
+        gains.append(f"{gain} times as fast on {cores}")
+    verdict = "with glibc's memory and with memory kept alike"
+    if glibc["efficiency_low"] <= 1:
+        verdict = "not established with glibc's memory: its interval holds linear"
+    elif kept["efficiency_low"] <= 1:
         verdict = ("with glibc's memory only. In the same rounds, keeping freed memory makes it "
                    f"{r.interval_text(kept, 'speedup')}, so what is beyond linear is the "
                    "allocator's")
-    one = strong[strong["num_devices"] == 1].set_index("memory")
     kernel = " and ".join(f"{row['minor_faults'] / 1e6:.2f} million page faults and "
-                          f"{row['system_time']:.2f} s of system time (memory {name})"
-                          for name, row in one.iterrows())
-    return [f"- **Beyond linear** (more than {cores}) the speed-up is {verdict}. Keeping memory is "
-            f"{gains[1]} times as fast on 1 core and {gains[cores]} times on {cores}; a step on 1 "
-            f"core has {kernel}."]
+                          f"{row['system_time']:.2f} s of system time (memory {memory})"
+                          for (memory, cores), row in rows.items() if cores == few)
+    return [f"- **Beyond linear** (more than {many / few:g}) the speed-up is {verdict}. Keeping "
+            f"memory is {' and '.join(gains)}; a step on {few} has {kernel}."]
 
 
 def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame, budget: pd.DataFrame,
@@ -242,7 +242,7 @@ def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame, budge
     lines += beyond_linear(runs, strong)
     budget = budget[budget["num_devices"] == cores] if len(budget) else budget
     for _, row in budget.iterrows():
-        terms = ", ".join(f"{f.NAMES.get(term, term)} {text(row, term + '_percent', 1)} %"
+        terms = ", ".join(f"{f.NAMES.get(term, term)} {r.term_text(row, term)}"
                           for term in r.TERMS[1:])
         lines.append(f"- **Where a step of {row['step_time']:.2f} s goes** ({row['series']}, "
                      f"{cores} cores): the ideal step {row['ideal_percent']:.1f} %, {terms}.")

@@ -94,16 +94,6 @@ def network_numbers() -> dict[str, object]:
     return numbers | {"network/runs": " or ".join(map(str, sorted(set(table["runs"]))))}
 
 
-def clock_resolution() -> dict[str, float]:
-    """For each part of a step the shortest sleep (ms) from which on all were told from none."""
-    truth, found = pd.read_csv(HERE / "clock_truth.csv"), {}
-    for part, own in truth.groupby("found_in"):
-        missed = own[~own["resolved"]]["slept_s"].max()
-        longer = own["slept_s"] if pd.isna(missed) else own["slept_s"][own["slept_s"] > missed]
-        found[part] = 1000 * longer.min()
-    return found
-
-
 def other_numbers() -> dict[str, object]:
     """Errors of the clocks; how the original study's protocol reads on this machine."""
     truth = pd.read_csv(HERE / "clock_truth.csv")
@@ -115,7 +105,7 @@ def other_numbers() -> dict[str, object]:
     runs = r.run_table(r.read_results(FOLDERS["original"][1])[0])
     runs = runs[(runs["num_devices"] == both["num_devices"]) & (runs["loader"] == "pil")]
     over = {n: 100 * (32 / (32 // n * n) - 1) for n in range(1, 9)}
-    return {f"clock/resolution/{part}": value for part, value in clock_resolution().items()} | {
+    return {f"clock/resolution/{part}": 1000 * s for part, s in r.clock_resolution().items()} | {
         "clock/places": long["slept_in"].nunique(), "clock/slept": 1000 * long["slept_s"].max(),
         "clock/median": errors.median(), "clock/largest": errors.max(),
         "protocol/devices": both["num_devices"],
@@ -136,29 +126,23 @@ def table_rows() -> dict[str, str]:
             ("loading", "summary"), ("network", "network"), ("variants", "variants"),
             ("variants", "factors")))
     claims = pd.read_csv(HERE / "claims.csv")
-    text, resolution = r.interval_text, clock_resolution()
-
-    def resolved(row: pd.Series, name: str, part: str, seconds: str, *form: float) -> str:
-        """A time of a part of the step, unless the clock does not resolve it."""
-        return text(row, name, *form) if 1000 * abs(row[seconds]) >= resolution[part] else (
-            "not resolved")
-
-    parts = dict.fromkeys(["ddp", "transfer", "waiting"], "communication")
+    text, resolved = r.interval_text, r.clock_resolution()["communication"]
     tables = {
         "cpu": [[f"{row['series']}, {row['mode'].replace('_', ' ')}", row["num_devices"],
                  row["runs"], text(row, "rate"), text(row, "step_time"), text(row, "speedup")]
                 for _, row in cpu.iterrows()],
-        "budget": [[f.NAMES.get(term, term), *(
-            resolved(row, f"{term}_percent", parts.get(term, "backward"), term, 1)
-            for _, row in budget.iterrows())] for term in r.TERMS],
-        "budget-head": [["term", *(f"{row['series']} ({row['num_devices']} cores, "
-                                   f"{row['step_time']:.2f} s)" for _, row in budget.iterrows())]],
+        "budget": [[f.NAMES.get(term, term), *(r.term_text(row, term)
+                                               for _, row in budget.iterrows())]
+                   for term in r.TERMS],
+        "budget-head": [["term", *(f"{row['series']} ({row['step_time']:.2f} s)"
+                                   for _, row in budget.iterrows())]],
         "occasions": [[row["occasion"].replace("_", " "), row["series"], row["runs"],
                        text(row, "rate"), text(row, "speedup")] for _, row in days.iterrows()],
         "loading": [[row["dataset"], row["loader"], row["runs"], text(row, "loading_ms", 0),
                      text(row, "rate")] for _, row in loading.iterrows()],
         "network": [[row["network"], row["batch_size"], row["setting"], text(row, "step_time"),
-                     resolved(row, "transfer", "communication", "transfer", 0, 1000),
+                     text(row, "transfer", 0, 1000) if row["transfer"] >= resolved else
+                     "not resolved",
                      f"{1000 * row['slowed']:+.0f}"] for _, row in network.iterrows()],
         "variants": [[row["variant"], row["runs"], text(row, "rate"),
                       "base" if row["variant"].startswith("plain") else text(row, "gain"),

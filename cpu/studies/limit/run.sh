@@ -7,6 +7,10 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+if [[ ${1:-} == --help ]]; then
+  sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+  exec "$here/../../run_experiments.sh" --help
+fi
 export SERIES=weak BOUNDS=ends FIGURES=0 PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 export RESULTS_DIR="${RESULTS_DIR:-$here/runs_own}"
 kept=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000

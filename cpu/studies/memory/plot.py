@@ -96,9 +96,9 @@ def verdicts(runs: pd.DataFrame, main_sweep: pd.DataFrame, price_us: float) -> p
         step, clean = ({n: r.by_round(strong[strong["num_devices"] == n].assign(
             clean=strong["step_time"] - price * strong["minor_faults"]), name)
             for n in sorted(set(strong["num_devices"]))} for name in ("step_time", "clean"))
-        most = max(step, default=1)
-        if most > 1:
-            speedup, without = step[1] / step[most], clean[1] / clean[most]
+        few, most = min(step, default=1), max(step, default=1)
+        if most > few:
+            speedup, without = step[few] / step[most], clean[few] / clean[most]
             table.append({"what": f"speed-up on {most} cores", "memory": memory,
                           **r.named_interval("measured", r.mean_interval(speedup.dropna()))}
                          | explained(speedup, speedup - without))
