@@ -61,10 +61,11 @@ def contention_table(rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         mean = own.groupby(["round", "cores"])["rate"].mean().unstack()
         slower = mean[1] / mean[mean.columns.max()]
         rows.append({"what": what, **r.named_interval("slower", r.median_interval(slower))})
-    weak = runs[runs["scaling"] == "weak"].assign(busy=runs["step_time"] - runs["waiting"])
-    for memory, own in weak.groupby("memory"):
+    for memory, own in runs.assign(busy=runs["step_time"] - runs["waiting"]).groupby("memory"):
         alone = own[(own["mode"] == "single_process") & (own["num_devices"] == 1)]
         many = own[own["mode"] == "no_communication"]
+        if alone.empty or many.empty:  # the anchor's
+            continue
         slower = r.paired_interval(many, alone, "busy")
         rows.append({"what": f"step, memory {memory}", **r.named_interval("slower", slower)})
     return pd.DataFrame(rows)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How far a step is from what one core can do, by type of layer, and what cores take from each
-# other: a weak series in both memories, and, in each round, measure_limit.py.
+# other: the ends of a weak series without communication, and, in each round, measure_limit.py.
 #
 # Usage: ./run.sh [--dry-run | --help]; then python plot.py. Settings as in run_experiments.sh.
 
@@ -13,11 +13,19 @@ if [[ ${1:-} == --help ]]; then
 fi
 export SERIES=weak BOUNDS=ends FIGURES=0 PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 export RESULTS_DIR="${RESULTS_DIR:-$here/runs_own}"
+
+list() { # and the anchor
+  "$here/../../run_experiments.sh" --list | sed -n '/cores1_.*single_process/p; /no_communication/p'
+  SERIES=strong BOUNDS=none MEMORIES=glibc CORE_COUNTS=$DEVICES "$here/../../run_experiments.sh" --list
+}
+
+if [[ ${1:-} == --list ]]; then list; exit; fi
 kept=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000
 rounds="${NUM_RUNS:-6}"
 for ((round = 1; round <= rounds; round++)); do
   if (($#)); then round=$rounds; fi # --dry-run: the plan of all rounds at once
-  NUM_RUNS=$round "$here/../../run_experiments.sh" "$@"
+  NUM_RUNS=$round "$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" \
+    "$here/run.sh" "$RESULTS_DIR" "$@"
   (($# == 0)) || exit 0
   for tunables in "" "$kept"; do
     GLIBC_TUNABLES=$tunables "$PYTHON" "$here/measure_limit.py" --round "$round" \

@@ -12,7 +12,8 @@ if [[ ${1:-} == --help ]]; then
   sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
   exec "$here/../../run_experiments.sh" --help
 fi
-export BOUNDS=none SERIES=strong MEMORIES=glibc FIGURES=0 CORE_COUNTS="${CORE_COUNTS:-2}"
+export BOUNDS=none SERIES=strong MEMORIES=glibc FIGURES=0 WARMUP="${WARMUP:-1}"
+export CORE_COUNTS="${CORE_COUNTS:-2}"
 export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 results="${RESULTS_DIR:-$here/runs_own}" rounds="${NUM_RUNS:-6}" resized="${DATA_DIR:-}"
 stand_ins="$here/../../../data/imagenette2-full-synthetic"

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # What the allocator costs one core: batches around the size from which glibc returns freed memory to
 # the kernel at each step, in both memories, and other allocators (Debian: libjemalloc2,
-# libtcmalloc-minimal4); they take turns. Then, which blocks a step allocates.
+# libtcmalloc-minimal4); they take turns. Then, which blocks a step allocates. One warm-up step and one
+# measured step: faults are counted in each, so what is left of the warm-up is priced with the rest.
 #
 # Usage: ./run.sh [--dry-run | --help]; then python plot.py. Settings as in run_experiments.sh.
 
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export BOUNDS=none SERIES=strong FIGURES=0 OWN_DIR="$here/runs_own" STEPS="${STEPS:-1}"
+export BOUNDS=none SERIES=strong FIGURES=0 OWN_DIR="$here/runs_own"
+export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}"
 export NUM_RUNS="${NUM_RUNS:-6}" PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 
 # Lines of configurations: MEMORIES, BATCH_SIZES, CORE_COUNTS.

@@ -8,7 +8,8 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export NUM_RUNS="${NUM_RUNS:-12}" FIGURES=0 OWN_DIR="$here/runs_own" VARIANTS="; --channels-last"
+export NUM_RUNS="${NUM_RUNS:-12}" STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" FIGURES=0
+export OWN_DIR="$here/runs_own" VARIANTS="; --channels-last"
 export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 
 list() { # each single process once more, without micro-batches
