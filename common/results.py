@@ -156,7 +156,7 @@ def derive_scaling(runs: pd.DataFrame) -> pd.DataFrame:
     images per device), or both. Older rows name their series themselves."""
     new = runs["scaling"] == ""
     weak = runs[new & (runs["batch_size"] % runs["num_devices"] == 0)].assign(scaling="weak")
-    same = ["precision", "channels_last", "loader", "dataset", "options", "model", "memory"]
+    same = "precision channels_last loader dataset options model memory cpu_share".split()
     counts = weak["num_devices"].where(weak["mode"] == "ddp")
     weak = weak[counts.groupby([weak["batch_size"] // weak["num_devices"],
                                 *(weak[name] for name in same)]).transform("nunique") > 1]
@@ -174,9 +174,10 @@ def name_series(runs: pd.DataFrame) -> pd.DataFrame:
     for name in SETTINGS[2:]:
         # A single process has the ranks' micro-batches, and is compared with them.
         given = runs[name].where((runs["mode"] != "single_process") | (name != "micro_batches"), "")
-        if len(set(given) - {""}) > 1 or name == "options":
-            short = name in ("precision", "dataset", "options", "model")
-            names += (", " + ("" if short else f"{name} ") + given).where(given != "", "")
+        if len(set(given) - {""}) > 1 or name in ("options", "cpu_share"):
+            words = dict.fromkeys(("precision", "dataset", "options", "model"), "")
+            words = (words | {"cpu_share": "shares of "}).get(name, f"{name} ")
+            names += (f", {words}" + given).where(given != "", "")
     return runs.assign(series=names)
 
 
@@ -314,6 +315,12 @@ def interval_text(row: Any, name: str, digits: int | None = 2, scale: float = 1.
     form = "#.3g" if digits is None else f".{digits}f"
     median, low, high = (format(scale * value, form) for value in values)
     return f"{median} [{low}, {high}]"
+
+
+def allocator_name(memory: str) -> str:
+    """What the rows have as memory, in words."""
+    names = {"MALLOC_CONF": "jemalloc, decay off", "THP": "glibc, huge pages"}
+    return next((name for word, name in names.items() if word in memory), memory)
 
 
 def clock_resolution() -> dict[str, float]:

@@ -44,11 +44,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import shares
 from identity import DescriptionError, describe
+from nodes import NodesError, share_plan
+from runs import checksum, read_log, read_times, set_aside_damaged, stolen_seconds
 
 DEFAULTS = {"NUM_RUNS": "10", "STEPS": "2", "WARMUP": "2", "OPTIONS": "", "VARIANTS": "",
             "DATA_DIR": "", "RESULTS_DIR": "", "RUN_TIMEOUT": "900", "ORDER_SEED": "0",
@@ -57,6 +60,7 @@ DEFAULTS = {"NUM_RUNS": "10", "STEPS": "2", "WARMUP": "2", "OPTIONS": "", "VARIA
 SETTINGS = DEFAULTS | {k: v for k, v in os.environ.items() if k in DEFAULTS and v}
 CHECKS = {  # settings, what they must look like, and in words
     ("NUM_RUNS", "STEPS", "RUN_TIMEOUT", "NNODES"): (r"[1-9]\d*", "an integer >= 1"),
+    ("CPU_PERIOD_MS",): (r"[1-9]\d\d?", "an integer from 10 to 999"),
     ("BATCH_SIZES", "CORE_COUNTS", "GPU_COUNTS", "HOSTS"):
         (r" *[1-9]\d*( +[1-9]\d*)* *", "integers >= 1 like '1 2 4'"),
 }
@@ -72,6 +76,8 @@ MEMORIES = {  # allocators, by the environment alone
                       "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"},
 }
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOG = "date commit order_seed configuration run_id wall_s steps_s stolen_s result sha256".split()
+VARIABLE = re.compile(r"[A-Z_]+=")
 RULE_OF_THUMB = 40  # seconds per run, where nothing was measured yet
 BOUND = ["setpriv", "--pdeathsig", "KILL"]  # the kernel ends what follows with its parent
 
@@ -82,6 +88,9 @@ class Configuration(NamedTuple):
     threads: int
     options: list[str]
 
+    def environment(self) -> dict[str, str]:
+        return dict(word.split("=", 1) for word in self.options if VARIABLE.match(word))
+
 
 def die(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
@@ -91,7 +100,7 @@ def die(message: str) -> NoReturn:
 def check_settings() -> None:
     for names, (pattern, expected) in CHECKS.items():
         for name in names:
-            if not re.fullmatch(pattern, os.environ.get(name) or "1"):
+            if os.environ.get(name) and not re.fullmatch(pattern, os.environ[name]):
                 die(f"{name}: expected {expected}, got {os.environ[name]!r}")
     if not SETTINGS["NODE_RANK"].isdecimal() or NODE >= NODES:
         die(f"NODE_RANK: expected an integer below NNODES={NODES}, got {SETTINGS['NODE_RANK']!r}")
@@ -141,42 +150,20 @@ def plan_runs(wanted: list[Configuration], results: Path) -> list[tuple[int, Con
     return sorted(((n, one) for n in rounds for one in wanted if missing(n, one)), key=place)
 
 
-def share_plan(runs: list, identity: dict[str, Any]) -> list[tuple[int, Configuration]]:
-    """Have all nodes take the runs that node 0 planned, in its order; they must have the same
-    machine, code and data. torch's own store carries the plan, so no file system is shared."""
-    from torch.distributed import TCPStore
-
-    address, port = SETTINGS["MASTER_ADDR"], int(SETTINGS["MASTER_PORT"])
-    limit, text = int(SETTINGS["RUN_TIMEOUT"]), json.dumps(identity, sort_keys=True)
-    try:
-        store = TCPStore(address, port, NODES, NODE == 0, timedelta(seconds=limit))
-        if NODE == 0:
-            store.set("runs", json.dumps(runs))
-            store.set("identity", text)
-        runs, same = json.loads(store.get("runs")), store.get("identity").decode() == text
-        store.set(f"node {NODE}", "same" if same else "differs")  # node 0 may end the store now
-        for other in range(NODES) if NODE == 0 else [NODE] * (not same):
-            if not same or store.get(f"node {other}") != b"same":
-                die(f"node {other} has another machine, code or dataset than node 0")
-        return [(number, Configuration(*one)) for number, one in runs]
-    except RuntimeError:
-        die(f"the {NODES} nodes did not meet at {address}:{port} within {limit} s")
-
-
 class Sweep:
     """A results folder that is this process's alone, and the run in progress."""
     def __init__(self, script: Path, own: Path, environment: dict[str, dict[str, Any]]) -> None:
         self.script, self.environment = script, environment
         self.named = bool(SETTINGS["RESULTS_DIR"])
         self.results = Path(SETTINGS["RESULTS_DIR"]).absolute() if self.named else own
+        # Always the same for a results folder, so that what a killed sweep left is found.
+        name = f"sweep-{hashlib.md5(f'{self.results} {NODE}'.encode()).hexdigest()[:12]}"
+        self.temporary, self.groups = Path(tempfile.gettempdir(), name), shares.Groups(name)
         if NODE > 0:  # node 0 keeps the results; the others have a folder until they end
             self.results = Path(tempfile.mkdtemp(prefix="sweep-node"))
         self.child, self.asked = None, 0  # the run in progress, and the signal that asks to stop
         self.late = self.ending = False
         self.launched, self.failures, self.walls = 0, [], {}
-        # Always the same for a results folder, so that what a killed sweep left is found.
-        digest = hashlib.md5(str(self.results).encode()).hexdigest()
-        self.temporary = Path(tempfile.gettempdir(), f"sweep-{digest[:12]}")
 
     def lock(self) -> None:
         try:
@@ -204,10 +191,13 @@ class Sweep:
             print(f"They are kept in {aside}.")
             self.lock()
         shutil.rmtree(self.temporary, ignore_errors=True)
+        self.groups.remove()
         self.temporary.mkdir(mode=0o700)
         for path in [*self.results.rglob("*.tmp*"), *self.results.rglob("times_run*.log")]:
             if path.suffix != ".log" or path.with_suffix(".csv").is_file():
                 path.unlink()
+        for line in set_aside_damaged(self.results):
+            print(line)
         if not file.is_file():
             part = file.with_suffix(".tmp")
             part.write_text(json.dumps(self.environment, indent=2) + "\n")
@@ -232,10 +222,11 @@ class Sweep:
 
     def start(self, one: Configuration, output: Path, run_id: int, log: Any, more: list) -> int:
         """Run one configuration once, and wait; its exit status, negative for a signal."""
-        names = [word for word in [*one.options, *more] if re.match(r"[A-Z_]+=", word)]
-        options = [word for word in [*one.options, *more] if word not in names]
-        environment = dict(word.split("=", 1) for word in names)
+        environment = one.environment()
+        options = [word for word in [*one.options, *more] if not VARIABLE.match(word)]
         environment |= MEMORIES[environment.pop("MEMORY", "glibc")]
+        if "CPU_SHARE" in environment:
+            environment |= self.groups.make(one.ranks // NODES, environment)
         self.launched += 1
         port = int(SETTINGS["MASTER_PORT"]) + self.launched  # no late rank joins the next run
         where = ["--nnodes", str(NODES), "--node-rank", str(NODE), "--master-addr",
@@ -243,8 +234,8 @@ class Sweep:
         torchrun = [SETTINGS["PYTHON"], "-m", "torch.distributed.run", "--no-python",
                     *(where if NODES > 1 else ["--standalone"]), "--nproc-per-node",
                     str(one.ranks // NODES), *BOUND]
-        variables = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        variables |= {"OMP_NUM_THREADS": str(one.threads)} if one.threads else {}
+        outer = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "CPU_SHARE")}
+        outer |= {"OMP_NUM_THREADS": str(one.threads)} if one.threads else {}
         command = [
             *BOUND, *(torchrun if one.ranks > 1 else []),
             "env", *(f"{name}={value}" for name, value in environment.items()),
@@ -254,7 +245,7 @@ class Sweep:
         self.late = self.ending = False
         # torchrun gets a process group of its own: a Ctrl-C reaches this process alone.
         self.child = subprocess.Popen(
-            command, env=variables | {"TMPDIR": str(self.temporary)}, stdin=subprocess.DEVNULL,
+            command, env=outer | {"TMPDIR": str(self.temporary)}, stdin=subprocess.DEVNULL,
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         signal.setitimer(signal.ITIMER_REAL, int(SETTINGS["RUN_TIMEOUT"]))
         if self.asked:
@@ -273,7 +264,10 @@ class Sweep:
         with log.open("w") as file:
             status = self.start(one, output, run_id, file, more)
         wall, stolen = time.monotonic() - begun, stolen_seconds() - stolen
-        left, said, steps = set(folder.glob(f"{output.stem}.*")) - {output}, {}, ""
+        left, said, steps, missed = set(folder.glob(f"{output.stem}.*")) - {output}, {}, "", ""
+        if status == 0 and output.is_file() and "CPU_SHARE" in one.environment():
+            missed = shares.miss(output, one.environment(), stolen, wall)
+            left |= {output} if missed else set()
         for path in left:  # word of the script: how to try again, or why not; or half a file
             if path.suffix in (".skip", ".retry"):
                 said[path.suffix] = json.loads(path.read_text())
@@ -295,13 +289,14 @@ class Sweep:
             self.note_skipped(one.folder, one.ranks, options.get("--batch-size"), reason)
             line = f"SKIPPED: {reason}"
         else:
-            result, reason = "failed", self.reason(status, log.read_text(errors="replace"))
+            result, reason = "failed", missed or self.reason(status, log.read_text(None, "replace"))
             line = f"FAILED: {reason}"
             self.failures.append(f"{one.folder} run {run_id}: {reason}")
             with contextlib.suppress(OSError):  # a full disk has no room for the log either
                 shutil.copy(log, output.with_suffix(".log"))
                 self.failures[-1] += f" (log: {output.with_suffix('.log')})"
-        self.record(one.folder, run_id, f"{wall:.2f}", steps, f"{stolen:.2f}", result)
+        self.record(one.folder, run_id, f"{wall:.2f}", steps, f"{stolen:.2f}", result,
+                    checksum(output) if result == "complete" and NODE == 0 else "")
         if result != "retried":
             return line
         print(f"{one.folder} run {run_id}: {line}", flush=True)
@@ -311,10 +306,12 @@ class Sweep:
         if NODE == 0 and not (self.results / "environment.json").is_file():
             raise FileNotFoundError(2, "removed")  # and made anew by the run, without the others
         path, date = self.results / "runs.csv", datetime.now().astimezone()
-        head = "date commit order_seed configuration run_id wall_s steps_s stolen_s result"
-        rows = [] if path.is_file() else [head.split()]
-        rows.append([date.isoformat(timespec="seconds"), self.environment["recorded"]["commit"],
-                     SETTINGS["ORDER_SEED"], *cells])
+        row = [date.isoformat(timespec="seconds"), self.environment["recorded"]["commit"],
+               SETTINGS["ORDER_SEED"], *cells]
+        rows = [LOG, row]
+        if path.is_file():  # older ones have fewer columns
+            with path.open() as file:
+                rows = [row[: file.readline().count(",") + 1]]
         with path.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
@@ -342,8 +339,8 @@ class Sweep:
 
     def read_walls(self) -> None:
         """How long runs took that are there already."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            for row in csv.DictReader((self.results / "runs.csv").read_text().splitlines()):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            for row in read_log(self.results):
                 if row["result"] == "complete":
                     self.walls.setdefault(row["configuration"], []).append(float(row["wall_s"]))
 
@@ -366,22 +363,6 @@ class Sweep:
                   f"{self.time_left(runs[number:])} left", flush=True)
             if number < len(runs) and runs[number][0] != run_id:
                 self.draw()
-
-
-def stolen_seconds() -> float:
-    """Seconds that the hypervisor gave to others since the start, over all cores."""
-    return int(Path("/proc/stat").read_text().split()[8]) / os.sysconf("SC_CLK_TCK")
-
-
-def read_times(path: Path) -> tuple[float, float]:
-    """Seconds of the longest rank in steps, and the images per second after the warm-up."""
-    seconds, timed, images = collections.Counter(), collections.Counter(), 0
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            seconds[row["rank"]] += float(row["step_time"])
-            timed[row["rank"]] += float(row["step_time"]) * (row["warmup"] == "0")
-            images += int(row["images"]) * (row["warmup"] == "0")
-    return max(seconds.values()), images / max(timed.values())
 
 
 def stop(number: int, *_: Any) -> NoReturn:
@@ -409,6 +390,11 @@ def main() -> None:
     for why in sorted({" ".join(one.options[2:]) for one in skipped}):
         folders = [one.folder for one in skipped if " ".join(one.options[2:]) == why]
         print(f"cannot run: {', '.join(folders)} ({why})")
+    for one in (one for one in wanted if "CPU_SHARE" in one.environment()):
+        environment["identity"]["cpu_period_ms"] = shares.PERIOD_MS
+        cores, share = environment["identity"]["cores_granted"], one.environment()["CPU_SHARE"]
+        if why := shares.refusal(share, one.ranks // NODES, cores):
+            die(why)
     sweep = Sweep(Path(script), Path(own), environment)
     sweep.read_walls()
     if len(skipped) == len(wanted):
@@ -429,13 +415,18 @@ def main() -> None:
         for one in skipped if NODE == 0 else []:
             sweep.note_skipped(one.folder, *one.options[:2], " ".join(one.options[2:]))
         runs = plan_runs(wanted, sweep.results)
-        sweep.run_all(share_plan(runs, environment["identity"]) if NODES > 1 else runs)
+        if NODES > 1:
+            runs = share_plan(runs, environment["identity"], SETTINGS)
+        sweep.run_all([(number, Configuration(*one)) for number, one in runs])
         against = Path(str(sweep.results).removesuffix("_own"))
         compare = not sweep.named and any(against.rglob("times_run*.csv"))
         sweep.draw(*(["--against", str(against)] if compare else []))
+    except NodesError as error:
+        die(str(error))
     except OSError as error:
         die(f"cannot write to the results folder {sweep.results} ({error.strerror}): still there?")
     finally:
+        sweep.groups.remove()
         shutil.rmtree(sweep.temporary, ignore_errors=True)
         if NODE > 0:
             shutil.rmtree(sweep.results, ignore_errors=True)

@@ -67,6 +67,7 @@ def measure(args: argparse.Namespace) -> None:
     images = Images(args.data, args.image_size, args.seed, args.loader)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     join_ranks("gloo", args.timeout)
+    take_share()
     train(args, Timeline(build_device(args)), images)
     dist.destroy_process_group()
 
@@ -90,6 +91,13 @@ def take_cores(args: argparse.Namespace) -> None:
     started = sorted(set(os.listdir("/proc/self/task")) - threads)
     for thread, core in zip([0, *started], taken, strict=False):
         os.sched_setaffinity(int(thread), [core])
+
+
+def take_share() -> None:
+    """Enter the control group that sweep.py made for this rank, if devices are shares of a core."""
+    if "CPU_SHARE" in os.environ:
+        group = Path(os.environ.get("CPU_GROUPS", ""), str(LOCAL_RANK), "cgroup.procs")
+        group.write_text(str(os.getpid()))
 
 
 def build_device(args: argparse.Namespace) -> "Device":

@@ -14,21 +14,25 @@
 #                                     jemalloc_kept, where they are installed
 #   THREADS=1                         threads per rank; 0: as torchrun leaves them, not pinned
 #   OVERSUBSCRIBE=0                   1: also run core counts that are not granted; marked
+#   CPU_SHARE=  CPU_PERIOD_MS=50      like 0.16: a device is this share of a core, in each period
+#                                     (needs root); all ranks' shares are 65 % of the cores at most
 #
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 : "${BATCH_SIZES:=32}" "${CORE_COUNTS:=1 2 3 4 5 6 7 8}" "${SERIES:=strong weak}" "${BOUNDS:=ends}"
 : "${MEMORIES:=glibc kept}" "${THREADS:=1}" "${OVERSUBSCRIBE:=0}" "${NNODES:=1}" "${DEVICES:=1}"
+: "${CPU_SHARE:=}"
 
 # The configurations of $1 images on $2 cores in memory $3: folder, ranks, threads, options.
 configurations() {
   local folder="bs$1_cores$2" options="--batch-size $1" width=$((THREADS > 1 ? THREADS : 1))
   if [[ $3 != glibc ]]; then folder+="_$3" options="MEMORY=$3 $options"; fi
+  if [[ $CPU_SHARE ]]; then folder+="_share$CPU_SHARE" options="CPU_SHARE=$CPU_SHARE $options"; fi
   if (($2 * width > DEVICES && OVERSUBSCRIBE)); then
     folder+=_oversubscribed options+=" --oversubscribe"
   elif (($2 * width > DEVICES)); then
-    echo "$folder skip $2 $1 $((DEVICES / width)) cores are granted here"
+    echo "$folder skip $2 $1 $((DEVICES / width)) $devices are granted here"
     return
   elif (($2 % NNODES)); then
     echo "$folder skip $2 $1 $NNODES nodes cannot share $2 ranks equally"
@@ -40,7 +44,7 @@ configurations() {
   fi
   echo "$folder $2 $THREADS $options --threads $THREADS"
   [[ $BOUNDS == all || ($BOUNDS == ends && ($2 == "$fewest" || $2 == "$most")) ]] || return 0
-  ((NNODES > 1)) || # in the ranks' micro-batches, so that it differs from them by threads alone
+  ((NNODES > 1 || ($2 > 1 && ${#CPU_SHARE}))) || # in micro-batches: only threads differ from ranks
     echo "${folder}_single_process 1 $2 $options --threads $2 --mode single_process --micro-batches $2"
   # One rank without communication is the single process with one thread: measured once.
   (($2 == 1)) ||
@@ -48,7 +52,12 @@ configurations() {
 }
 
 list() {
-  local batch count memory images fewest=0 most=0
+  local batch count memory images fewest=0 most=0 devices=cores
+  if [[ $CPU_SHARE ]]; then
+    devices="shares of a core"
+    DEVICES=$(awk -v share="$CPU_SHARE" -v cores="$DEVICES" \
+      'BEGIN { print int(share + 0 > 0 && share <= 1 ? 0.65 * cores / share : cores) }')
+  fi
   for count in $(tr ' ' '\n' <<<"$CORE_COUNTS" | sort -n); do
     if ((count <= DEVICES || OVERSUBSCRIBE)); then
       ((fewest)) || fewest=$count

@@ -28,3 +28,18 @@ def test_cost_of_communication():
     assert sorted(table["slowed"]) == pytest.approx([0.025, 0.05, 0.075])
     with pytest.raises(script.r.ResultsError, match="none without communication"):
         script.network_table(pd.DataFrame(rows[1:]))
+
+
+def test_an_all_reduce_over_a_ring():
+    """8 hosts on 1 Gbit: 14 messages of 1 ms, and 14/8 of the bytes at the link's rate."""
+    script = load("cpu/studies/network/plot.py")
+    rows = [{"network": network, "ranks": 8, "bytes": size, "seconds": 0.014 + 1.75 * size / rate}
+            for network, rate in (("1gbit", 1.25e8), ("unshaped", 1e9)) for size in (4096, 10**8)
+            for _ in range(6)]  # fmt: skip
+    table = script.all_reduce_table(pd.DataFrame(rows)).set_index(["network", "bytes"])
+    assert table.loc[("1gbit", 4096), "message"] == pytest.approx(0.001, rel=0.01)
+    assert table.loc[("1gbit", 10**8), "over_rate"] == pytest.approx(1.01)
+    assert table.loc[("1gbit", 10**8), "bus_bandwidth"] == pytest.approx(1.25e8 / 1.01)
+    assert table.loc[("unshaped", 10**8), "algorithm_bandwidth"] == pytest.approx(
+        1e8 / (0.014 + 0.175))  # fmt: skip
+    assert pd.isna(table.loc[("unshaped", 4096), "over_rate"])

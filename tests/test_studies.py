@@ -1,4 +1,4 @@
-"""Do the studies of memory, limits and the single process find what is put into their rows?"""
+"""Do the studies find what is put into their rows?"""
 
 import itertools
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import load
-from test_plots import write_run
+from test_plots import run_plots, write_run
 
 PRICE, CLEAN = 2e-6, 0.25  # seconds: of a fault, and of an image without one
 FAULTS = {"glibc": {8: 1e4, 16: 8e5, 32: 2.4e6}, "kept": {8: 1e4, 16: 2e4, 32: 6e4}}
@@ -101,6 +101,88 @@ def test_roof_is_the_longer_of_operations_and_bytes():
                                        "between operators": 0, "step": 4.0}  # fmt: skip
     assert table.loc["between operators", "seconds"] == pytest.approx(0.5)
     assert table.loc["step", "share"] == pytest.approx(100 * 4 / 7.5)
+
+
+def test_contention_is_what_cores_lose_when_all_are_busy(tmp_path):
+    """A step that takes 1.1 times as long, less what the faster rank waits; a triad of 0.8."""
+    script = load("cpu/studies/limit/plot.py")
+    for run in range(1, 7):
+        write_run(tmp_path, 1, run, 3.0, mode="single_process", batch_size=16)
+        write_run(tmp_path, 2, run, 3.3, mode="no_communication", batch_size=32)
+        write_run(tmp_path, 2, run, 3.3, batch_size=32)
+    rates = [[run, f"{what}_busy", cores, rate] for run in range(1, 7) for what, cores, rate in (
+        ("product", 1, 9.0), ("product", 1, 11.0), ("product", 2, 10.0), ("triad", 1, 10.0),
+        ("triad", 2, 8.0))]  # fmt: skip
+    rates = pd.DataFrame(rates, columns=["round", "what", "cores", "rate"])
+    slower = script.contention_table(rates, runs_of(script, tmp_path))
+    assert script.verdict_of(slower) == (
+        "Memory bandwidth is shared; the cores' own speed does not suffer.")
+    table = slower.set_index("what")["slower"]
+    assert table.to_dict() == pytest.approx({"product": 1.0, "triad": 1.25,
+                                             "step, memory glibc": 1.1})  # fmt: skip
+
+
+@pytest.fixture
+def share_runs(tmp_path):
+    """Devices of 0.2 of a core: a step of 4 images takes 6 s by itself, with n of them a hundredth
+    longer for each without communication, 2 hundredths in DDP; real cores take 1.2 s."""
+    script = load("cpu/studies/shares/plot.py")
+    share = {"cpu_share": 0.2, "memory": "kept", "ddp_time": 0.01}
+    for run, n in itertools.product(range(1, 7), range(1, 9)):
+        drift, mode = 1 + 0.05 * run, "no_communication" if n > 1 else "single_process"
+        for kind, second in (("shares", 6.0), ("cores", 1.2)):
+            own = {"batch_size": 4 * n, "memory": "kept"} | (share if kind == "shares" else {})
+            if kind == "shares" or n <= 2:
+                time, slower = second * drift, 0.02 if kind == "shares" else 0.04
+                write_run(tmp_path / kind, n, run, time * (1 + 0.01 * (n - 1)), mode, **own)
+                write_run(tmp_path / kind, n, run, time * (1 + slower * (n - 1)), **own)
+        for part in (0.5, 0.8):
+            own = share | {"batch_size": 16, "options": f"straggler={part}"}
+            if n == 4:
+                write_run(tmp_path / f"late{part}", 4, run, 6.0 * drift / part, **own)
+        if n in (1, 2, 4):
+            write_run(tmp_path / "strong", n, run, 48.0 / n * drift, batch_size=32, **share)
+    return script, tmp_path
+
+
+def test_emulation_is_held_against_its_controls(share_runs):
+    script, folder = share_runs
+    runs = runs_of(script, folder)
+    table = script.control_table(runs).set_index("num_devices")
+    assert table["alone"].to_dict() == pytest.approx({n: 1 + 0.01 * (n - 1) for n in range(2, 9)})
+    assert table.loc[2, "against_real"] == pytest.approx(1.04 / 1.02)
+    assert table["against_real"].notna().sum() == 1
+    assert script.factor_of_a_share(runs)[0] == pytest.approx(6.0 * 0.2 / 1.2)
+
+
+def test_curve_budget_and_stragglers_from_one_to_eight(share_runs, tmp_path):
+    script, folder = share_runs
+    late = script.straggler_table(script.r.read_results(folder)[0]).set_index("part")
+    assert late.loc[[0.8, 0.5], "step_ratio"].tolist() == pytest.approx([
+        1 / 0.8 / 1.06, 2 / 1.06])  # fmt: skip
+    done = run_plots("cpu/studies/shares/plot.py", folder, "--output", tmp_path / "plots")
+    assert done.returncode == 0, done.stderr
+    budget = pd.read_csv(tmp_path / "plots" / "budget.csv").set_index("num_devices")
+    assert sorted(budget.index) == list(range(2, 9))
+    assert budget.loc[8, "ideal"] == pytest.approx(6.0 * 1.175)
+    assert {path.stem for path in (tmp_path / "plots").glob("*.png")} == {
+        "curve", "budget", "straggler"}  # fmt: skip
+    assert "0.88 [0.88, 0.88] on 8" in done.stdout  # 1 / 1.14
+
+
+def test_what_other_networks_gain(tmp_path):
+    script = load("cpu/studies/networks/plot.py")
+    for run, (memory, factor) in itertools.product(range(1, 7), (("glibc", 1.5), ("kept", 1.0))):
+        for model, time in (("resnet18", 2.0), ("alexnet", 1.0)):
+            own = {"memory": memory, "model": model, "minor_faults": 100 * factor}
+            write_run(tmp_path / memory / model, 1, run, time * factor, **own)
+            write_run(tmp_path / memory / model, 2, run, time / 1.6, **own)
+    table = script.network_table(runs_of(script, tmp_path)).set_index("model")
+    assert table.loc["resnet18", "rate_kept"] == pytest.approx(16.0)
+    assert table["speedup_kept"].tolist() == pytest.approx([1.6, 1.6])
+    assert table["kept_one"].tolist() == pytest.approx([1.5, 1.5])
+    assert table["kept_most"].tolist() == pytest.approx([1.0, 1.0])
+    assert table["faults_glibc"].tolist() == pytest.approx([150 / 32] * 2)
 
 
 def test_the_best_single_process_is_chosen_and_confirmed_in_other_rounds(tmp_path):

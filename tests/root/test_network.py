@@ -19,7 +19,8 @@ from test_training import IMAGE_SIZE, plain_parameters
 NETWORK = REPOSITORY / "cpu" / "studies" / "network" / "run.sh"
 GRADIENT_BYTES = 27_856_424
 BITS = {"100mbit": 1e8, "1gbit": 1e9}
-SMALL = {"HOSTS": "2", "NUM_RUNS": "1", "RUN_TIMEOUT": "60",
+SMALL = {"HOSTS": "2", "NUM_RUNS": "1", "RUN_TIMEOUT": "60", "CPU_SHARE": "1", "SLOW_RATES": "",
+         "ANCHOR": "0", "STEPS": "3", "WARMUP": "2",
          "OPTIONS": f"--image-size {IMAGE_SIZE}"}  # as of the plain loop
 
 

@@ -4,7 +4,7 @@
     python measure_communication.py --gradients --output gradients.csv              # on one core
 
 all_reduce.csv: how long an all-reduce of so many bytes takes by itself (gloo; the slowest rank's
-time after a barrier). gradients.csv: DenseNet121's gradients in the order in which backward makes
+time after a barrier). gradients.csv: each network's gradients in the order in which backward makes
 them, and the share of backward that is over when each is ready (median over repeats, one thread).
 run.sh starts both.
 """
@@ -25,6 +25,8 @@ from torch.nn.functional import cross_entropy
 
 GRADIENT_BYTES = 27_856_424  # of DenseNet121 with 10 classes, in fp32
 SIZES = [4_096, 65_536, 1_048_576, 5_242_880, GRADIENT_BYTES]
+SMALL, MANY = 65_536, 100  # up to so many bytes latency counts, which takes more repeats
+NETWORKS = ["densenet121", "resnet18", "mobilenet_v3_large", "alexnet"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,17 +57,18 @@ def all_reduce_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     ranks = dist.get_world_size()
     rows = [{"network": args.network, "ranks": ranks, "bytes": size, "seconds": seconds}
-            for size in SIZES for seconds in time_all_reduce(size, args.repeats)]
+            for size in SIZES
+            for seconds in time_all_reduce(size, MANY if size <= SMALL else args.repeats)]
     dist.barrier()
     dist.destroy_process_group()
     return rows
 
 
-def gradient_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+def gradient_rows(args: argparse.Namespace, network: str) -> list[dict[str, Any]]:
     """One row a parameter, in the order of readiness."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = torchvision.models.densenet121(num_classes=10)
+    model = torchvision.models.get_model(network, num_classes=10)
     images, labels = torch.randn(args.batch_size, 3, 224, 224), torch.zeros(args.batch_size).long()
     ready, shares = {}, {name: [] for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
@@ -79,15 +82,16 @@ def gradient_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         model.zero_grad()
         for name, instant in ready.items() if repeat else ():
             shares[name].append((instant - begun) / (ended - begun))
-    rows = [{"parameter": name, "bytes": parameter.numel() * parameter.element_size(),
-             "share_of_backward": statistics.median(shares[name])}
+    rows = [{"model": network, "parameter": name, "share_of_backward":
+             statistics.median(shares[name]), "bytes": parameter.numel() * parameter.element_size()}
             for name, parameter in model.named_parameters()]
     return sorted(rows, key=lambda row: row["share_of_backward"])
 
 
 def main() -> None:
     args = parse_arguments()
-    rows = gradient_rows(args) if args.gradients else all_reduce_rows(args)
+    rows = all_reduce_rows(args) if not args.gradients else [
+        row for network in NETWORKS for row in gradient_rows(args, network)]
     if int(os.environ.get("RANK", 0)) == 0:
         new = not args.output.is_file()
         with args.output.open("a", newline="") as file:

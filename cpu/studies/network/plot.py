@@ -4,7 +4,8 @@
 
 The cost of communication is the step against the same step without communication: what is exposed
 after backward, and what the hidden transfer takes from the core that computes. Writes
-communication_cost (.png, .pdf), summary.csv and network.csv.
+communication_cost (.png, .pdf), summary.csv, network.csv and all_reduce.csv: the all-reduce alone,
+on whole cores and links, by its bytes, hosts and link.
 """
 
 import re
@@ -54,6 +55,25 @@ def network_table(table: pd.DataFrame) -> pd.DataFrame:
         ["batch_size", "bits", "setting"], ignore_index=True)
 
 
+def all_reduce_table(times: pd.DataFrame) -> pd.DataFrame:
+    """The all-reduce alone: median seconds; algorithm and bus bandwidth (bytes/s) as nccl-tests
+    define them, bytes / time and 2(n-1)/n of it, which a ring cannot raise above the link's; the
+    time against 2(n-1)/n x bytes / rate; and the latency of one of its 2(n-1) messages."""
+    table = []
+    for (network, ranks, size), own in times.groupby(["network", "ranks", "bytes"]):
+        seconds, sent = r.median_interval(own["seconds"]), 2 * (ranks - 1) / ranks
+        row = {"network": network, "ranks": ranks, "bytes": size, "repeats": len(own)}
+        at_rate = 8 * sent * size / bits_per_second(network)
+        for name, values in (
+            ("seconds", seconds), ("message", [t / (2 * (ranks - 1)) for t in seconds]),
+            ("algorithm_bandwidth", [size / seconds[i] for i in (0, 2, 1)]),
+            ("bus_bandwidth", [sent * size / seconds[i] for i in (0, 2, 1)]),
+            ("over_rate", [t / at_rate if at_rate else float("nan") for t in seconds])):
+            row |= r.named_interval(name, values)
+        table.append(row)
+    return pd.DataFrame(table)
+
+
 def communication_cost(table: pd.DataFrame, title: str, output: Path) -> None:
     """For each link rate, the cost of each setting: exposed, and the rest; interval of the step."""
     batch = table.groupby("batch_size")["setting"].nunique().idxmax()
@@ -87,7 +107,8 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     network = network_table(table)
     with plt.rc_context({"axes.grid.axis": "x", "font.size": 9}):
         communication_cost(network, title, args.output)
-    return {"network": network}, []
+    alone = all_reduce_table(pd.read_csv(args.results / "all_reduce.csv"))
+    return {"network": network, "all_reduce": alone}, []
 
 
 if __name__ == "__main__":

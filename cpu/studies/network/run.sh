@@ -3,31 +3,36 @@
 #
 # Usage: sudo -E ./run.sh [--dry-run | --help]; then python plot.py
 #
-# Each host is a network namespace with an address and a core of its own; a bridge joins them and
-# tc tbf limits what each may send. On every host run_experiments.sh starts project_ex_1.py by
-# torchrun's multi-node launch, as on real machines. Compute is real: there are never more hosts
-# than cores. Rates and variants take turns, round by round; finished runs are kept.
-# Namespaces, bridge and processes are removed at the end, whatever ends it.
+# Each host is a network namespace with an address of its own and a core, or a share of one; a bridge
+# joins them and tc tbf limits what each may send. On every host run_experiments.sh starts
+# project_ex_1.py by torchrun's multi-node launch, as on real machines. Rates and variants take
+# turns, round by round; finished runs are kept. Namespaces, bridge and processes are removed at the
+# end, whatever ends it.
 #
 # Settings from the environment, with their defaults; the others are those of run_experiments.sh:
-#   HOSTS="2 4 8"                     hosts with one rank each; more than the cores are skipped
-#   RATES="100mbit 1gbit unshaped"    of each host's link, as tc writes them
-#   BATCH_SIZES="8"                   images per step, over all hosts
-#   VARIANTS="; --bucket-cap-mb 25; ..."      options that take turns, as --dry-run shows them;
-#                                     no communication is added at the last of the rates
-#   NUM_RUNS=6  STEPS=3  WARMUP=2     rounds, measured steps of a run, warm-up steps
-#   RUN_TIMEOUT=180                   seconds after which a run is ended and counts as failed
+#   HOSTS="2 4 8"                     hosts with one rank each; what does not fit is skipped
+#   RATES="1gbit unshaped"            of each host's link, as tc writes them; no communication is
+#                                     added at the last one
+#   SLOW_RATES="100mbit"              at the fewest and the most hosts, with bf16 gradients too
+#   CPU_SHARE=0.16                    of a core for each host, and of each rate for its link, so that
+#                                     both are slowed alike; 1: whole cores
+#   BATCH_SIZES=                      images per step over all hosts; none: 4 for each
+#   VARIANTS="; --bucket-cap-mb 1"    options that take turns
+#   ANCHOR=1                          0: leave out the default configuration on this machine's cores
+#   NUM_RUNS=6  STEPS=2  WARMUP=1     rounds, measured steps of a run, warm-up steps
+#   RUN_TIMEOUT=300                   seconds after which a run is ended and counts as failed
 
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cpu="$here/../.."
-: "${HOSTS:=2 4 8}" "${RATES:=100mbit 1gbit unshaped}" "${NUM_RUNS:=6}" "${STEPS:=3}" "${OPTIONS:=}"
-export STEPS BATCH_SIZES="${BATCH_SIZES:-8}" WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-180}"
-export BOUNDS=none SERIES=strong MEMORIES=glibc FIGURES=0 OWN_DIR="$here/runs_own"
+: "${HOSTS:=2 4 8}" "${RATES:=1gbit unshaped}" "${NUM_RUNS:=6}" "${OPTIONS:=}" "${CPU_SHARE:=0.16}"
+: "${ANCHOR:=1}" "${BATCH_SIZES:=}"
+SLOW_RATES="${SLOW_RATES-100mbit}" VARIANTS="${VARIANTS-; --bucket-cap-mb 1}"
+export STEPS="${STEPS:-2}" WARMUP="${WARMUP:-1}" RUN_TIMEOUT="${RUN_TIMEOUT:-300}"
+export BOUNDS=none SERIES=strong MEMORIES=kept FIGURES=0 OWN_DIR="$here/runs_own"
 export TORCH_CPP_LOG_LEVEL=ERROR GLOO_SOCKET_IFNAME=eth0 MASTER_ADDR=10.77.0.1
 export PYTHON="${PYTHON:-$(command -v "$cpu/../.venv/bin/python" || echo python3)}"
-VARIANTS="${VARIANTS-; --bucket-cap-mb 25; --bucket-cap-mb 1; --bucket-cap-mb 1 --gradients bf16}"
 results="${RESULTS_DIR:-$OWN_DIR}"
 
 bridge=ddp-bridge host=ddp-host # namespaces of this name and a number are this script's own
@@ -62,7 +67,7 @@ make_cluster() {
   done
 }
 
-# Limit what each of $1 hosts sends to $2. The bucket holds 4 ms, or the kernel's timer could not
+# Limit what each of $1 hosts sends to the part $3 of rate $2. The bucket holds 4 ms, or the kernel's timer could not
 # keep up, and at least three of TCP's 64 KB packets, or they would be cut up at a cost in headers;
 # the queue holds half a second, so that TCP and not loss sets the pace.
 shape_links() {
@@ -71,8 +76,9 @@ shape_links() {
     tc -n "$host$number" qdisc delete dev eth0 root 2>/dev/null || true
     ip -n "$host$number" link set eth0 up
     [[ $2 != unshaped ]] || continue
-    bytes_s=$(($(sed 's/gbit/000000000/; s/mbit/000000/' <<<"$2") / 8))
-    tc -n "$host$number" qdisc add dev eth0 root tbf rate "$2" \
+    bytes_s=$(sed 's/gbit/ 1e9/; s/mbit/ 1e6/' <<<"$2" |
+      awk -v share="$3" '{ printf "%d", $1 * $2 * share / 8 }')
+    tc -n "$host$number" qdisc add dev eth0 root tbf rate "${bytes_s}bps" \
       burst "$((bytes_s / 250 > 200000 ? bytes_s / 250 : 200000))" latency 500ms
   done
 }
@@ -89,15 +95,15 @@ remove_cluster() {
   ip link delete "$bridge" 2>/dev/null || true
 }
 
-# Run a command on all hosts, each on its own core, and wait: $1 hosts, then the command. Host 0's
-# output is shown; why the others failed is what it lacked.
+# Run a command on all hosts, each on its core, and wait: $1 hosts, then the command. Host 0's output
+# is shown; why the others failed is what it lacked. (ip netns exec would hide the control groups.)
 on_hosts() {
   local hosts=$1 number status=0
   shift
   children=()
   for ((number = 0; number < hosts; number++)); do
-    NODE_RANK=$number NNODES=$hosts setpriv --pdeathsig TERM ip netns exec "$host$number" \
-      taskset -c "${cores[number]}" "$@" 8<&- >&"$((number == 0 ? 1 : 7))" 2>&1 7<&- &
+    NODE_RANK=$number NNODES=$hosts setpriv --pdeathsig TERM nsenter --net="/run/netns/$host$number" \
+      taskset -c "${cores[number % ${#cores[@]}]}" "$@" 8<&- >&"$((number == 0 ? 1 : 7))" 2>&1 7<&- &
     children+=($!)
   done
   wait "${children[0]}" || status=$?
@@ -108,7 +114,7 @@ on_hosts() {
   return "$status"
 }
 
-# What the model of scaling needs besides steps; measured once for each network.
+# What the model of scaling needs besides steps, on whole cores and links; once for each network.
 measure_alone() {
   mkdir -p "$results"
   [[ -f $results/gradients.csv ]] || taskset -c "${cores[0]}" "$PYTHON" \
@@ -128,7 +134,7 @@ stop() {
 }
 
 main() {
-  local round hosts rate variants status=0
+  local round hosts rate rates variants most sliced="" status=0
   case "${1:-}" in
     --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --dry-run | "") ;;
@@ -136,12 +142,15 @@ main() {
   esac
   mapfile -t cores < <(cd "$cpu" && "$PYTHON" -c \
     'import project_ex_1; print(*project_ex_1.granted_cores(), sep="\n")')
+  most=$(awk -v share="$CPU_SHARE" -v cores="${#cores[@]}" \
+    'BEGIN { print int(share < 1 ? 0.65 * cores / share : cores) }')
   if [[ ${1:-} == --dry-run ]]; then
-    echo "plan: $NUM_RUNS rounds of hosts $HOSTS x rates $RATES x batches $BATCH_SIZES x variants"
+    echo "plan: $NUM_RUNS rounds of hosts $HOSTS ($most fit) x rates $RATES, $SLOW_RATES x variants"
     echo "'$VARIANTS' on ${#cores[@]} cores, into $results; nothing was written"
     return
   fi
   check
+  [[ $CPU_SHARE == 1 ]] || sliced=$CPU_SHARE
   trap 'stop 130' INT
   trap 'stop 143' TERM HUP
   trap 'remove_cluster; rm -rf "$TMPDIR"' EXIT
@@ -150,22 +159,31 @@ main() {
   mkdir -m 700 "$TMPDIR"
   for ((round = 1; round <= NUM_RUNS; round++)); do
     for hosts in $HOSTS; do
-      if ((hosts > ${#cores[@]})); then
-        ((round > 1)) || echo "skipped: $hosts hosts (there are ${#cores[@]} cores)"
+      if ((hosts > most)); then
+        ((round > 1)) || echo "skipped: $hosts hosts ($most fit on ${#cores[@]} cores)"
         continue
       fi
       make_cluster "$hosts"
-      for rate in $(tr -s ' ' '\n' <<<"$RATES" | shuf --random-source=<(yes "$round")); do
+      rates=$RATES
+      [[ " ${HOSTS%% *} ${HOSTS##* } " != *" $hosts "* ]] || rates+=" $SLOW_RATES"
+      for rate in $(tr -s ' ' '\n' <<<"$rates" | shuf --random-source=<(yes "$round")); do
         echo "round $round of $NUM_RUNS: $hosts hosts, $rate, $((SECONDS / 60)) min gone"
-        shape_links "$hosts" "$rate"
+        shape_links "$hosts" "$rate" 1
         measure_alone "$hosts" "$rate" || status=1
+        shape_links "$hosts" "$rate" "$CPU_SHARE"
         variants=$VARIANTS
         [[ $rate != "${RATES##* }" ]] || variants+="; --mode no_communication"
+        [[ " $SLOW_RATES " != *" $rate "* ]] || variants+="; --bucket-cap-mb 1 --gradients bf16"
         CORE_COUNTS=$hosts NUM_RUNS=$round VARIANTS=$variants OPTIONS="--note network=$rate $OPTIONS" \
+          CPU_SHARE=$sliced BATCH_SIZES="${BATCH_SIZES:-$((4 * hosts))}" \
           on_hosts "$hosts" "$cpu/run_experiments.sh" || status=$?
         ((status < 2)) || return "$status" # nothing can run with these settings
       done
     done
+    ((ANCHOR == 0)) || # on this machine itself
+      env -u GLOO_SOCKET_IFNAME RESULTS_DIR="$results/anchor" CORE_COUNTS=${#cores[@]} CPU_SHARE="" \
+        NUM_RUNS="$round" BATCH_SIZES=32 MEMORIES=glibc VARIANTS="" "$cpu/run_experiments.sh" ||
+      status=$?
   done
   return "$status"
 }

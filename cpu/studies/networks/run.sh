@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Other networks, on one core and on all, in both memories: what a reader who trains one of them can
+# expect of a second core and of the allocator. They take turns.
+#
+# Usage: ./run.sh [--dry-run | --help]; then python plot.py. Settings as in run_experiments.sh.
+
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export CORE_COUNTS="${CORE_COUNTS:-1 2}" BOUNDS=none SERIES=strong FIGURES=0
+export NUM_RUNS="${NUM_RUNS:-6}" WARMUP="${WARMUP:-1}" OWN_DIR="$here/runs_own"
+export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+VARIANTS="" # densenet121 is the first
+for model in resnet18 resnet50 mobilenet_v3_large alexnet; do VARIANTS+="; --model $model"; done
+export VARIANTS
+"$here/../../run_experiments.sh" "$@"
+[[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "${RESULTS_DIR:-$OWN_DIR}"

@@ -1,0 +1,201 @@
+"""The curve from 1 to 8 devices, where a device is a time-sliced share of a core.
+
+    python plot.py                # runs_own if it is there, else runs
+
+The controls say how far the emulation can be trusted: ranks that do not communicate keep the step
+of one; at 1 and 2 devices the speed-up agrees with that of real cores in the same rounds; with a
+straggler the step follows its share, and the others wait for just that. Writes curve, budget and
+straggler (.png, .pdf), summary, controls, budget and stragglers .csv, and answers.md.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[2] / "common"))
+import figures as f  # noqa: E402  (found on the path of the line before)
+import results as r  # noqa: E402
+from figures import plt  # noqa: E402
+
+STRAGGLER = r"straggler=([0-9.]+)"
+
+
+def control_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Per number of devices, within rounds: the step without communication over one device's, and
+    the data-parallel speed-up on shares over that on real cores."""
+    runs = runs[runs["scaling"] == "weak"].assign(busy=runs["step_time"] - runs["waiting"])
+    shares, real, table = runs[runs["cpu_share"] != ""], runs[runs["cpu_share"] == ""], []
+    one = shares[(shares["mode"] == "single_process") & (shares["num_devices"] == 1)]
+    for devices, own in shares[shares["num_devices"] > 1].groupby("num_devices"):
+        alone = own[own["mode"] == "no_communication"]
+        row = {"num_devices": devices}
+        row |= r.named_interval("alone", r.paired_interval(alone, one, "busy"))
+        speedups = [r.by_round(ddp[ddp["num_devices"] == devices]) / r.by_round(
+            ddp[ddp["num_devices"] == 1]) for ddp in (
+                kind[kind["mode"] == "ddp"] for kind in (shares, real))]
+        ratios = (speedups[0] / speedups[1]).dropna()
+        if len(ratios):
+            row |= r.named_interval("against_real", r.median_interval(ratios))
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def factor_of_a_share(runs: pd.DataFrame) -> tuple[float, float, float]:
+    """How much longer a step takes on a share than on a full core, times the share: 1 if a share of
+    a core does that share of its work."""
+    one = runs[(runs["mode"] == "single_process") & (runs["num_devices"] == 1)]
+    sliced = one[one["cpu_share"] != ""]
+    sliced = sliced.assign(scaled=sliced["step_time"] * sliced["cpu_share"].astype(float))
+    real = one[(one["cpu_share"] == "") & one["batch_size"].isin(sliced["batch_size"])]
+    return r.paired_interval(sliced, real.assign(scaled=real["step_time"]), "scaled")
+
+
+def straggler_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per part of its share that the last rank has: the step over that without a straggler, within
+    rounds; how much longer the last rank computes than the others, and how long they wait (s)."""
+    rows = rows[(rows["warmup"] == 0) & (rows["mode"] == "ddp") & (rows["cpu_share"] != "")]
+    part = rows["options"].str.extract(STRAGGLER, expand=False)
+    rows = rows.assign(part=part.astype(float).fillna(1.0), own=rows["step_time"]
+                       - rows["communication_time"], reducing=rows["communication_time"]
+                       - rows["ddp_time"])
+    some = rows[rows["part"] < 1]
+    like = rows[rows["num_devices"].isin(some["num_devices"])
+                & rows["batch_size"].isin(some["batch_size"])]
+    each = like.assign(last=like["rank"] == like["num_devices"] - 1).groupby(
+        ["part", *r.ROUND, "last"])[["own", "reducing"]].mean().unstack("last")
+    step = like.groupby(["part", *r.ROUND, "step"])["step_time"].max().groupby(
+        level=["part", *r.ROUND]).mean()
+    found = pd.DataFrame({"step_time": step, "longer": each["own"][True] - each["own"][False],
+                          "waiting": each["reducing"][False] - each["reducing"][True]})
+    table = []
+    for part, own in found.groupby(level="part"):
+        own = own.droplevel("part")
+        ratios = (own["step_time"] / found.loc[1.0, "step_time"]).dropna()
+        table.append({"part": part, "runs": len(own)} | {
+            k: v for name, values in (
+                ("step_ratio", r.median_interval(ratios) if part < 1 else (1, np.nan, np.nan)),
+                ("longer", r.mean_interval(own["longer"])),
+                ("waiting", r.mean_interval(own["waiting"])),
+                ("missed", r.mean_interval(own["waiting"] - own["longer"])))
+            for k, v in r.named_interval(name, values).items()})
+    return pd.DataFrame(table).sort_values("part", ascending=False, ignore_index=True)
+
+
+def curve(runs: pd.DataFrame, table: pd.DataFrame, title: str, output: Path) -> None:
+    """Speed-up of a fixed batch, and efficiency with as many images per device; beside it what the
+    original study published, against its own 2 cores, of which it says that they do what 2 do."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
+    ddp = table[(table["mode"] == "ddp") & (table["options"] == "") & (table["memory"] == "kept")]
+    sliced, real = ddp[ddp["cpu_share"] != ""], ddp[ddp["cpu_share"] == ""]
+    strong, weak = (sliced[sliced["scaling"] == kind] for kind in ("strong", "weak"))
+    strong = strong[strong.groupby("series")["num_devices"].transform("nunique") > 2]
+    counts = np.array(sorted(set(sliced["num_devices"])))
+    left.plot(counts, counts, ":", color="#444444", label="ideal")
+    f.points(left, runs, strong, "speedup", color=f.COLOURS[0], marker="o",
+             label="shares of a core, a batch of 32")
+    path = Path(__file__).resolve().parents[3] / "report" / "published_results.csv"
+    past = pd.read_csv(path)
+    past = past[(past["device"] == "cpu") & (past["num_devices"] > 1)]
+    rate = past["images_per_step"] / past["median_step_time_s"]
+    left.plot(past["num_devices"], 2 * rate / rate.iloc[0], "x--", color="#999999",
+              label="the original's rows, 2 cores taken as 2")
+    left.set(xlabel="devices", ylabel="speed-up", xlim=(0, None), ylim=(0, None))
+    left.legend()
+    f.points(right, runs, weak, "efficiency", color=f.COLOURS[0], marker="o",
+             label="data parallel, shares of a core")
+    alone = table[(table["mode"] == "no_communication") & table["series"].isin(weak["series"])]
+    f.points(right, runs, alone, "efficiency", color=f.COLOURS[2], marker="^", linestyle=":",
+             markerfacecolor="white", label="no communication, shares of a core")
+    f.points(right, runs, real[real["scaling"] == "weak"], "efficiency", aside=0.12, marker="s",
+             color=f.COLOURS[1], label="data parallel, real cores")
+    right.axhline(1, linestyle=":", color="#444444")
+    right.set(xlabel="devices, 4 images each", ylabel="efficiency per device", ylim=(0, None))
+    right.legend(loc="lower left")
+    figure.suptitle(f"{title}\ntime-sliced shares of a core", fontsize=10)
+    f.save(figure, output / "curve")
+
+
+def budget_by_devices(budget: pd.DataFrame, title: str, output: Path) -> None:
+    """What each device loses against one, by number of devices: a line for each term."""
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    colours = dict(zip(r.TERMS[1:], f.COLOURS, strict=False))
+    for place, term in enumerate(r.TERMS[1:]):
+        axes.errorbar(budget["num_devices"] + 0.08 * (place - 2.5), budget[f"{term}_percent"],
+                      f.error_bars(budget, f"{term}_percent"), marker="o", markersize=4, capsize=2,
+                      color=colours[term], label=f.NAMES.get(term, term))
+    axes.axhline(0, color="#444444", linewidth=0.8)
+    axes.set(xlabel="devices, 4 images each", title=f"{title}\ntime-sliced shares of a core",
+             ylabel="share of the measured step (%), 95 % interval")
+    figure.legend(loc="outside right center")
+    f.save(figure, output / "budget")
+
+
+def straggler(table: pd.DataFrame, title: str, output: Path) -> None:
+    """The step against the straggler's share; how long the others wait against what it lacks."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
+    late = table[table["part"] < 1]
+    parts = np.linspace(table["part"].min(), 1, 50)
+    left.plot(100 * parts, 1 / parts, ":", color="#444444", label="1 / its share")
+    left.errorbar(100 * late["part"], late["step_ratio"], f.error_bars(late, "step_ratio"), fmt="o",
+                  color=f.COLOURS[0], capsize=3, label="measured")
+    left.set(xlabel="what one of 4 ranks has of its share (%)", ylabel="step over that without it")
+    left.legend()
+    right.errorbar(table["longer"], table["waiting"], f.error_bars(table, "waiting"),
+                   f.error_bars(table, "longer"), fmt="o", color=f.COLOURS[1], capsize=3)
+    ends = [0, table["longer"].max()]
+    right.plot(ends, ends, ":", color="#444444")
+    right.set(xlabel="what the straggler computes longer (s)", ylabel="what the others wait (s)")
+    figure.suptitle(f"{title}\ntime-sliced shares of a core", fontsize=10)
+    f.save(figure, output / "straggler")
+
+
+def answers(table: pd.DataFrame, controls: pd.DataFrame, budget: pd.DataFrame, late: pd.DataFrame,
+            factor: tuple) -> list[str]:
+    text, lines = r.interval_text, []
+    ddp = table[(table["mode"] == "ddp") & (table["cpu_share"] != "") & (table["options"] == "")]
+    for scaling, name in (("strong", "a fixed batch"), ("weak", "4 images each")):
+        own = ddp[(ddp["scaling"] == scaling) & (ddp["num_devices"] > 1)]
+        own = own[own.groupby("series")["num_devices"].transform("nunique") > 1]
+        what = "speedup" if scaling == "strong" else "efficiency"
+        lines.append(f"- **{scaling.capitalize()} scaling on shares** ({name}), "
+                     f"{what.replace('up', '-up')}: " + ", ".join(
+                         f"{text(row, what)} on {row['num_devices']}"
+                         for _, row in own.iterrows()) + ".")
+    most = budget.iloc[-1]
+    lines.append(f"- **Where a step on {most['num_devices']} shares goes**: the ideal step "
+                 f"{most['ideal_percent']:.1f} %, " + ", ".join(
+                     f"{f.NAMES.get(term, term)} {r.term_text(most, term)}"
+                     for term in r.TERMS[1:]) + ".")
+    lines.append("- **Error of the emulation**: without communication the step is " + ", ".join(
+        f"{text(row, 'alone')} times one device's on {row['num_devices']:.0f}"
+        for _, row in controls.iterrows()) + f"; a share does "
+        f"{r.interval_text(r.named_interval('x', factor), 'x')} times as long as its part of a core"
+        " would.")
+    real = controls[controls.get("against_real", pd.Series(dtype=float)).notna()]
+    lines += [f"- **Against real cores**: the speed-up on {row['num_devices']:.0f} shares is "
+              f"{text(row, 'against_real')} times that on as many cores."
+              for _, row in real.iterrows()]
+    lines += [f"- **A straggler** with {100 * row['part']:.0f} % of its share, one of 4: the step "
+              f"takes {text(row, 'step_ratio')} times as long; it computes {text(row, 'longer')} s "
+              f"longer, the others wait {text(row, 'waiting')} s."
+              for _, row in late[late["part"] < 1].iterrows()]
+    return lines
+
+
+def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
+    controls, late = control_table(runs), straggler_table(rows)
+    budget = r.loss_budget(runs[(runs["cpu_share"] != "") & (runs["options"] == "")])
+    if budget.empty or len(late) < 2:
+        raise r.ResultsError("no round of data parallelism, its bounds and stragglers: see run.sh")
+    curve(runs, table, title, args.output)
+    budget_by_devices(budget, title, args.output)
+    straggler(late, title, args.output)
+    return {"controls": controls, "budget": budget, "stragglers": late}, answers(
+        table, controls, budget, late, factor_of_a_share(runs))
+
+
+if __name__ == "__main__":
+    f.plot_results(__doc__, HERE / "runs", draw)

@@ -1,0 +1,91 @@
+"""Do time-sliced devices get their share, and does nothing of them stay? Needs root and the cpu
+controller of the kernel."""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, load, read_rows
+from test_sweep import wait_for
+
+SHARES = load("common/shares.py")
+SETTINGS = {"CPU_SHARE": "0.3", "NUM_RUNS": "1", "BOUNDS": "none", "MEMORIES": "kept",
+            "SERIES": "strong", "FIGURES": "0", "WARMUP": "1", "CPU_PERIOD_MS": "10"}
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or SHARES.controller() is None, reason="needs root and a cpu controller",
+)
+
+
+def start(data, results, **settings) -> subprocess.Popen:
+    environment = {**os.environ, **SETTINGS, "PYTHON": sys.executable, "DATA_DIR": str(data),
+                   "RESULTS_DIR": str(results), **settings}  # fmt: skip
+    return subprocess.Popen(
+        [REPOSITORY / "cpu" / "run_experiments.sh"], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def groups() -> list[Path]:
+    return list(SHARES.controller().glob("sweep-*"))
+
+
+def busy() -> str:
+    return "".join((group / "cgroup.procs").read_text() for one in groups()
+                   for group in one.glob("*/"))  # fmt: skip
+
+
+def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path):
+    """The last rank has half a share: its steps take twice as long, and the others wait for it."""
+    sweep = start(data, tmp_path, CORE_COUNTS="3", BATCH_SIZES="12", STEPS="6",
+                  VARIANTS="STRAGGLER=0.5 --note straggler=0.5 --image-size 128")
+    said, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, said
+    (path,) = tmp_path.rglob("times_run1.csv")
+    rows = [row for row in read_rows(path) if row["warmup"] == "0"]
+    assert {row["cpu_share"] for row in rows} == {"0.3"} and not groups()
+    own = {rank: statistics.mean(float(row["step_time"]) - float(row["communication_time"])
+                                 for row in rows if row["rank"] == rank) for rank in "012"}
+    assert own["2"] == pytest.approx(2 * own["0"], rel=0.15)
+    waited = statistics.mean(float(row["communication_time"]) for row in rows if row["rank"] == "0")
+    assert waited == pytest.approx(own["2"] - own["0"], rel=0.2)
+
+
+def test_a_run_without_its_share_fails(tmp_path):
+    """A rank that had 0.25 of a core, not 0.2; or from which the host took 2 %."""
+    path, head = tmp_path / "run.csv", "rank,user_time,system_time,step_time,communication_time,"
+    head += "communication_user_time,communication_system_time"
+    path.write_text(f"{head}\n0,1.9,0.2,11,1,0.1,0\n1,2.4,0.2,11,1,0.1,0\n")
+    assert "rank 1 had 0.250 of a core" in SHARES.miss(path, {"CPU_SHARE": "0.2"}, 0.0, 9.0)
+    path.write_text(f"{head}\n0,1.9,0.2,11,1,0.1,0\n1,0.9,0.2,11,1,0.1,0\n")
+    half = {"CPU_SHARE": "0.2", "STRAGGLER": "0.5"}
+    assert SHARES.miss(path, half, 0.0, 9.0) == "" and "host" in SHARES.miss(path, half, 9.0, 9.0)
+
+
+def test_a_killed_sweep_leaves_nothing_running_and_the_next_removes_its_groups(data, tmp_path):
+    settings = {"CORE_COUNTS": "2", "BATCH_SIZES": "4", "OPTIONS": "--image-size 64"}
+    sweep = start(data, tmp_path, STEPS="2000", **settings)
+    wait_for(busy, 120)
+    os.killpg(sweep.pid, signal.SIGKILL)
+    sweep.communicate()
+    wait_for(lambda: not busy(), 30)
+    assert groups()
+    said, _ = start(data, tmp_path, STEPS="2", **settings).communicate(timeout=240)
+    assert "run 1" in said and not groups(), said
+
+
+@pytest.mark.parametrize(
+    "share, says", [("2", "between 0.05 and 1"), ("x", "got 'x'"), ("0", "got '0'")]
+)  # fmt: skip
+def test_impossible_shares_are_refused_in_one_line(data, tmp_path, share, says):
+    sweep = start(data, tmp_path / "rows", CPU_SHARE=share, CORE_COUNTS="1")
+    said, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 2 and says in said and len(said.strip().splitlines()) == 1
+
+
+def test_shares_of_more_than_the_cores_leave_idle_are_refused():
+    says = SHARES.refusal("0.5", 3, 2)
+    assert "use fewer ranks, or CPU_SHARE=0.43" in says and not SHARES.refusal("0.43", 3, 2)

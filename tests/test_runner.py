@@ -1,0 +1,95 @@
+"""The runner by itself, with a stand-in for the training script: long sweeps, damaged runs."""
+
+import os
+import random
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, load, read_rows
+
+RUNS = int(os.environ.get("SOAK", 300))  # make faults: 2,000
+
+
+@pytest.fixture
+def listing(tmp_path) -> Path:
+    """A LIST of two configurations."""
+    path = tmp_path / "list.sh"
+    path.write_text("#!/bin/sh\nfor name in one two; do echo $name 1 1 --batch-size 4; done\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def command(listing: Path, *arguments: str) -> list[str]:
+    runner = [sys.executable, "-u", REPOSITORY / "common" / "sweep.py"]
+    return [*map(str, [*runner, REPOSITORY / "tests" / "standin.py", listing,
+                       listing.parent / "own", *arguments])]  # fmt: skip
+
+
+def run(listing: Path, **settings: str) -> str:
+    environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0", **settings,
+                   "RESULTS_DIR": str(listing.parent / "rows")}  # fmt: skip
+    done = subprocess.run(command(listing), env=environment, capture_output=True, text=True,
+                          timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    return done.stdout
+
+
+def test_damaged_runs_are_found_set_aside_and_measured_anew(listing):
+    """Fifty complete runs are damaged, each in another way: bytes changed, cut short, emptied."""
+    run(listing, NUM_RUNS="30")
+    rows, dice = listing.parent / "rows", random.Random(0)
+    paths = dice.sample(sorted(rows.rglob("times_run*.csv")), 50)
+    kept = {path: path.read_bytes() for path in rows.rglob("times_run*.csv")}
+    for number, path in enumerate(paths):
+        content, place = bytearray(kept[path]), dice.randrange(len(kept[path]))
+        if number % 3 == 0:
+            content[place] ^= 1 << dice.randrange(8)
+        else:
+            content = content[:place] if number % 3 == 1 else b""
+        path.write_bytes(content)
+    said = run(listing, NUM_RUNS="30")
+    assert said.count("damaged since it was measured") == 50
+    assert {path: path.read_bytes() for path in rows.rglob("times_run*.csv")} == kept
+    assert len(list(rows.rglob("damaged_*"))) == 50
+    assert "damaged since" not in run(listing, NUM_RUNS="30")
+
+
+def test_a_long_sweep_stays_as_it_began(listing):
+    """Memory, descriptors and time per run of the runner do not grow, nor what lies in /tmp."""
+    environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0", "TMPDIR": str(
+        listing.parent), "RESULTS_DIR": str(listing.parent / "rows"), "NUM_RUNS": str(RUNS // 2)}
+    seen = []
+    with subprocess.Popen(command(listing), env=environment, text=True,
+                          stdout=subprocess.PIPE) as process:  # fmt: skip
+        proc = Path(f"/proc/{process.pid}")
+        for number, line in enumerate(process.stdout):
+            if number % (RUNS // 10) == 0 and line.startswith("["):
+                memory = int(proc.joinpath("statm").read_text().split()[1]) * 4096
+                files = len(list(proc.joinpath("fd").iterdir()))
+                seen.append((memory, files, len(list(listing.parent.iterdir()))))
+    assert process.returncode == 0 and len(seen) == 10
+    walls = [float(row["wall_s"]) for row in read_rows(listing.parent / "rows" / "runs.csv")]
+    tenth = len(walls) // 10
+    print(f"{len(walls)} runs; memory {seen[1][0] / 2**20:.1f} to {seen[-1][0] / 2**20:.1f} MiB, "
+          f"descriptors {seen[1][1]} to {seen[-1][1]}, wall time per run "
+          f"{sum(walls[:tenth]) / tenth:.3f} to {sum(walls[-tenth:]) / tenth:.3f} s")
+    assert seen[-1][0] < 1.1 * seen[1][0] + 2**20 and seen[-1][1:] == seen[1][1:]
+    assert sum(walls[-tenth:]) < 1.5 * sum(walls[:tenth])
+
+
+def test_shares_by_the_controller_of_version_2(tmp_path, monkeypatch):
+    """Files in place of the kernel's: what a machine with version 2 alone would be told."""
+    shares = load("common/shares.py")
+    monkeypatch.setattr(shares, "V1", tmp_path / "none")
+    monkeypatch.setattr(shares, "V2", tmp_path)
+    assert shares.controller() is None
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu memory\n")
+    assert shares.controller() == tmp_path
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu"
+    environment = {"CPU_SHARE": "0.16", "STRAGGLER": "0.5"}
+    (folder,) = shares.Groups("sweep-x").make(2, environment).values()
+    limits = [(tmp_path / "sweep-x" / str(rank) / "cpu.max").read_text() for rank in range(2)]
+    assert limits == ["8000 50000", "4000 50000"] and folder == str(tmp_path / "sweep-x")
