@@ -3,6 +3,7 @@
     python prepare_imagenette.py                  # download the full-size images (1.5 GB)
     python prepare_imagenette.py --size 160px     # or smaller ones (320px: 340 MB, 160px: 99 MB)
     python prepare_imagenette.py --from PATH      # a folder or tar that is on disk already
+    python prepare_imagenette.py --from PATH --images 3000    # a part of it, all classes alike
     python prepare_imagenette.py --synthetic      # no network: 300 stand-ins, labelled as such
 
 Imagenette v2 has 9469 training and 3925 validation images of 10 classes. The label (label.txt
@@ -43,10 +44,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--synthetic", action="store_true", help="make stand-ins, no network")
     parser.add_argument("--size", choices=[*FOLDERS, "224"], default="full",
         help="which images to download, or (full, 224) which stand-ins to make; default: full")
+    parser.add_argument("--images", type=int, help="with --from: keep about so many, 20 or more")
     parser.add_argument("--output", type=Path, default=HERE, help="default: the folder data")
     args = parser.parse_args(arguments)
     if args.size not in (SYNTHETIC if args.synthetic else FOLDERS):
         parser.error("--size 224 is for --synthetic alone, 320px and 160px are for the download")
+    if args.images is not None and (args.images < 20 or not args.source):
+        parser.error("--images is for --from, and 20 or more: one for each class and split")
     return args
 
 
@@ -60,8 +64,13 @@ def download(size: str, output: Path) -> Path:
     return output / FOLDERS[size]
 
 
-def take(source: Path, output: Path) -> Path:
-    """A copy of a folder or tar that holds train and val, at its top or one folder down."""
+def take(source: Path, output: Path, images: int | None = None) -> Path:
+    """A copy of a folder or tar that holds train and val, at its top or one folder down; of so many
+    images, the first of each class."""
+    def leave(folder: str, names: list[str]) -> list[str]:
+        pictures = sorted(name for name in names if name.endswith(".JPEG"))
+        return pictures[max(1, round(len(pictures) * (images or total) / total)) :]
+
     if not source.exists():
         raise DataError(f"{source} does not exist: --from takes a folder or a tar")
     with tempfile.TemporaryDirectory(dir=output, prefix="imagenette2-unpacking-") as scratch:
@@ -77,10 +86,11 @@ def take(source: Path, output: Path) -> Path:
         if not roots:
             raise DataError(f"{source} holds no folder train: it should hold train/<wnid>/*.JPEG")
         name = roots[0].resolve().name
-        target = output / (name if name.startswith("imagenette2") else f"imagenette2-{name}")
+        name = name if name.startswith("imagenette2") else f"imagenette2-{name}"
+        target = output / (f"{name}-{images}" if images else name)
         if not target.exists():
-            ready = Path(scratch) / "ready"
-            shutil.copytree(roots[0], ready)
+            ready, total = Path(scratch) / "ready", len(list(roots[0].rglob("*.JPEG"))) or 1
+            shutil.copytree(roots[0], ready, ignore=leave)
             ready.rename(target)
     return target
 
@@ -139,7 +149,7 @@ def label_of(folder: Path) -> str:
                 raise DataError(f"{folder / split / wnid} holds no JPEG: remove {folder}")
             sizes.update(Image.open(path).size for path in found[:6])
         counts[split] = sum(map(len, images))
-    if folder.name.endswith("-synthetic"):
+    if "-synthetic" in folder.name:
         return f"{folder.name} (stand-in, not Imagenette)"
     kind = "full size"
     if len({min(size) for size in sizes}) == 1:
@@ -153,8 +163,10 @@ def main() -> None:
     args = parse_arguments()
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        made = synthesise if args.synthetic else take if args.source else download
-        folder = made(args.source or args.size, args.output)
+        if args.source:
+            folder = take(args.source, args.output, args.images)
+        else:
+            folder = (synthesise if args.synthetic else download)(args.size, args.output)
         label = label_of(folder)
         (folder / "label.txt").write_text(label + "\n")
     except DataError as error:

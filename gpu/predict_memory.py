@@ -51,8 +51,9 @@ def predict_memory(
     """What a rank with so many images of size x size pixels will hold at its peak, in bytes.
 
     Activations: the distinct storages that autograd saves, parameters aside. The allowance, for
-    workspaces and gradients in flight: the largest of them; recomputing adds three times the
-    largest concatenation. SGD without momentum has no state.
+    workspaces and gradients in flight: the largest of them, or what recomputing a concatenation
+    (three times its size) takes beyond what is saved, when later layers' have been freed. SGD
+    without momentum has no state.
     """
     images = -(-images // micro_batches)
     dtype = {"bf16": torch.bfloat16}.get(precision, torch.float32)
@@ -72,7 +73,8 @@ def predict_memory(
         return tensor
 
     def keep_inputs(_: torch.nn.Module, inputs: tuple) -> None:
-        anew.append(3 * sum(keep(feature).untyped_storage().nbytes() for feature in inputs[0]))
+        features = sum(keep(feature).untyped_storage().nbytes() for feature in inputs[0])
+        anew.append(3 * features + sum(s.nbytes() for k, s in saved.items() if k not in fixed))
 
     if checkpoint:  # recomputation keeps the features that a layer concatenates
         for name, module in network.named_modules():
@@ -85,7 +87,7 @@ def predict_memory(
     return Memory(
         activations=sum(sizes), parameters=parameters + cast, gradients=parameters,
         buckets=parameters, inputs=batch.numel() * batch.element_size(),
-        allowance=max(sizes) + max(anew),
+        allowance=max(max(sizes), max(anew) - sum(sizes)),
     )
 
 

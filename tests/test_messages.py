@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import load, read_rows
+from conftest import REPOSITORY, load, read_rows
 
 SCRIPTS = {
     "cpu": ("cpu/project_ex_1.py", []),
@@ -117,3 +118,14 @@ def test_a_good_run_after_all_that(run, tmp_path):
     status, err = run()
     assert status == 0, err
     assert len(read_rows(tmp_path / "out.csv")) == 1
+
+
+def test_a_part_of_the_images_has_all_classes_and_says_so(data, tmp_path):
+    script = REPOSITORY / "data" / "prepare_imagenette.py"
+    command = [sys.executable, script, "--from", data, "--images", "50", "--output", tmp_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.rglob("*.JPEG"))) == 50 and len(list(folder.glob("*/*"))) == 20
+    assert (folder / "label.txt").read_text().strip() == (
+        "imagenette2-224-synthetic-50 (stand-in, not Imagenette)")  # fmt: skip

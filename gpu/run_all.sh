@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# All measurements on GPUs, in the order of their value, for a short allocation: each call stops in
+# time, keeps complete runs, and goes on where the last one stopped.
+#
+# Usage: ./run_all.sh [--dry-run | --help]
+#
+# Settings from the environment, with their defaults; the others are those of
+# run_gpu_experiments.sh, and for stage d of ../cpu/run_experiments.sh:
+#   MINUTES=9       of this call
+#   RESULTS_DIR=    of the rows (default: gpu_experiments_own); stage d's go to ..._cpu_own beside it
+#   DEVICE=cuda     cpu: to test the program without a GPU
+#   STAGES="a b c d e f"
+#     a  fp32 on 1 GPU at batch 16, 32, 64, 128; 6 rounds
+#     b  memory, predicted and allocated: other batches, 160 pixels, bf16, a card of 10.91 GiB
+#     c  tests that need a GPU: clocks by kernels of known length, gradients of ranks that share it
+#     d  the CPU experiment on 1, 2, 4 and 8 cores of this machine, if it has them
+#     e  bf16 with channels last, serial and prefetched loading
+#     f  a on all GPUs, to 10 rounds
+#
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+: "${MINUTES:=9}" "${STAGES:=a b c d e f}" "${RESULTS_DIR:=$here/gpu_experiments_own}"
+: "${OPTIONS:=}" "${BATCH_SIZES:=16 32 64 128}" "${GPU_COUNTS:=1 2 3}"
+export DEVICE="${DEVICE:-cuda}" FIGURES=0 RESULTS_DIR
+export PYTHON="${PYTHON:-$(command -v "$here/../.venv/bin/python" || echo python3)}"
+dry=() status=0
+[[ $MINUTES =~ ^[1-9][0-9]*$ ]] || { echo "error: MINUTES: expected an integer >= 1" >&2; exit 2; }
+
+# Run a command for what is left of the time, 20 s aside in which a sweep ends in order.
+run() {
+  local left=$((60 * MINUTES - SECONDS - 20)) code=0
+  ((left > 0)) || out_of_time
+  timeout --signal=INT --kill-after=20 "$left" env "$@" "${dry[@]}" || code=$?
+  ((code != 124 && code != 137)) || out_of_time
+  ((code == 0)) || status=1
+}
+
+out_of_time() {
+  echo "stopped in stage $stage after $((SECONDS / 60)) of $MINUTES minutes: call it again for the rest"
+  exit 3
+}
+
+gpus() { run OPTIONS="$OPTIONS" "$@" "$here/run_gpu_experiments.sh"; }
+
+case "${1:-}" in
+  --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  --dry-run) dry=(--dry-run) ;;
+  "") ;;
+  *) echo "error: unknown option '$1': there are --dry-run and --help" >&2; exit 2 ;;
+esac
+card="--memory-limit 10.91" once=(GPU_COUNTS=1 NUM_RUNS=1 STEPS=3 WARMUP=2)
+for stage in $STAGES; do
+  echo "stage $stage, $((SECONDS / 60)) of $MINUTES minutes gone"
+  case "$stage" in
+    a) gpus GPU_COUNTS=1 NUM_RUNS=6 BATCH_SIZES="$BATCH_SIZES" ;;
+    b)
+      gpus "${once[@]}" BATCH_SIZES="48 96" VARIANTS="; --precision bf16"
+      gpus "${once[@]}" BATCH_SIZES="$BATCH_SIZES" VARIANTS="--precision bf16"
+      gpus "${once[@]}" BATCH_SIZES="64 128" VARIANTS="$card"
+      gpus "${once[@]}" BATCH_SIZES=128 VARIANTS="$card --on-oom accumulate; $card --on-oom checkpoint"
+      gpus "${once[@]}" BATCH_SIZES=64 VARIANTS="--image-size 160"
+      ;;
+    c)
+      if ((${#dry[@]})); then
+        echo "the tests that need a GPU: about 2 minutes"
+      elif "$PYTHON" -c "import pytest" 2>/dev/null; then
+        run "$PYTHON" -m pytest -q -rs "$here/../tests/test_gpu.py" -k on_a_gpu
+      else
+        echo "left out: there is no pytest"
+      fi
+      ;;
+    d)
+      run RESULTS_DIR="${RESULTS_DIR%_own}_cpu_own" CORE_COUNTS="1 2 4 8" BATCH_SIZES=32 MEMORIES=kept \
+        BOUNDS=all STEPS=1 WARMUP=1 NUM_RUNS=6 OPTIONS="$OPTIONS" "$here/../cpu/run_experiments.sh"
+      ;;
+    e)
+      gpus GPU_COUNTS=1 NUM_RUNS=6 BATCH_SIZES="${BATCH_SIZES##* }" \
+        VARIANTS="--precision bf16 --channels-last; --precision bf16 --channels-last --workers 0"
+      ;;
+    f) gpus NUM_RUNS=10 BATCH_SIZES="$BATCH_SIZES" GPU_COUNTS="$GPU_COUNTS" ;;
+    *) echo "error: STAGES: expected letters from a to f, got '$stage'" >&2; exit 2 ;;
+  esac
+done
+((${#dry[@]})) || "$PYTHON" "$here/gpu_plots_ex_2.py" "$RESULTS_DIR" || status=1
+exit "$status"
