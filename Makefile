@@ -45,8 +45,8 @@ gpu: data
 plots: .venv/ready
 	shopt -s nullglob; $(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)'/cpu/cpu_run \
 	  '$(CURDIR)'/cpu/cpu_run_[0-9]* >/dev/null
-	set -e; for rows in cpu/studies/*/runs; do \
-	  $(BIN)/python "$${rows%runs}"plot.py "$$PWD/$$rows" >/dev/null; done
+	set -e; shopt -s nullglob; for rows in '$(CURDIR)'/cpu/studies/*/runs; do \
+	  $(BIN)/python "$${rows%runs}"plot.py "$$rows" "$$rows"_[0-9]* >/dev/null; done
 	if [[ -d gpu/gpu_experiments ]]; then \
 	  $(BIN)/python gpu/gpu_plots_ex_2.py '$(CURDIR)/gpu/gpu_experiments' >/dev/null; fi
 
@@ -67,6 +67,7 @@ test: .venv/ready-tests
 faults: .venv/ready-tests
 	rm -f tests/faults/campaign.csv
 	FAULTS=224 FAULTS_LOG='$(CURDIR)/tests/faults/campaign.csv' $(BIN)/python -m pytest -q -s tests/faults
+	SOAK=2000 $(BIN)/python -m pytest -q -s tests/test_runner.py
 
 test-root: .venv/ready-tests
 	$(BIN)/python -m pytest -q -rs tests/root

@@ -149,6 +149,7 @@ def occasions(table: pd.DataFrame, title: str, output: Path) -> None:
         f.dots(axes, names, {series: rows.set_index("occasion").reindex(names)[
             [column + end for end in r.ENDS]].to_numpy() for series, rows in table.groupby(
                 "series", sort=False)})
+    panels[0].invert_yaxis()  # each panel has turned the axis that they share
     panels[0].set_xlabel("throughput (img/s)")
     panels[1].set_xlabel(f"speed-up on {table['num_devices'].iloc[0]} cores")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -224,13 +225,28 @@ def beyond_linear(runs: pd.DataFrame, strong: pd.DataFrame) -> list[str]:
             f"memory is {' and '.join(gains)}; a step on {few} has {kernel}."]
 
 
-def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame, budget: pd.DataFrame,
-            waiting: pd.DataFrame) -> list[str]:
+def by_occasion(days: pd.DataFrame, strong: pd.DataFrame) -> list[str]:
+    """What held on another day: speed-ups, and how far apart the rates on the most cores were."""
+    lines, days = [], days[days["occasion"] != "together"]
+    for series in strong["series"].drop_duplicates():
+        own = days[days["series"] == series]
+        if len(own) < 2:
+            continue
+        gains = ", ".join(f"{r.interval_text(row, 'speedup')} ({row['occasion']}, {row['runs']} "
+                          "rounds)" for _, row in own.iterrows())
+        lines.append(f"- **By occasion** ({series}): speed-ups of {gains}; the highest median rate "
+                     f"is {own['rate'].max() / own['rate'].min():.2f} times the lowest.")
+    return lines
+
+
+def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame,
+            others: dict[str, pd.DataFrame]) -> list[str]:
     """What the figures show, in a few lines of Markdown: README shows the published ones."""
     main, text = r.main_series(table), r.interval_text
     if main.empty:
         return []
-    lines, cores = [], main["num_devices"].iloc[-1]
+    lines, cores, budget, waiting = [], main["num_devices"].iloc[-1], *map(
+        others.get, ("budget", "waiting"))
     strong = table[(table["mode"] == "ddp") & (table["scaling"] != "weak")
                    & (table["batch_size"] == main["batch_size"].iloc[0])]
     for series, rows in strong.groupby("series", sort=False):
@@ -239,7 +255,7 @@ def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame, budge
                 f"{text(most, 'speedup')}") if len(rows) > 1 else ""
         lines.append(f"- **Strong scaling** ({series}, {most['runs']} runs): {text(one, 'rate')} "
                      f"img/s on {one['num_devices']} core{gain}.")
-    lines += beyond_linear(runs, strong)
+    lines += by_occasion(others["occasions"], strong) + beyond_linear(runs, strong)
     budget = budget[budget["num_devices"] == cores] if len(budget) else budget
     for _, row in budget.iterrows():
         terms = ", ".join(f"{f.NAMES.get(term, term)} {r.term_text(row, term)}"
@@ -288,7 +304,7 @@ def draw_all(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[s
         occasions(tables["occasions"], title, args.output)
     if fair.empty:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)
-    return tables, answers(runs, fair, r.paired_ratios(runs), tables["budget"], tables["waiting"])
+    return tables, answers(runs, fair, r.paired_ratios(runs), tables)
 
 
 if __name__ == "__main__":

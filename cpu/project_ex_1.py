@@ -67,7 +67,6 @@ def measure(args: argparse.Namespace) -> None:
     images = Images(args.data, args.image_size, args.seed, args.loader)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     join_ranks("gloo", args.timeout)
-    take_share()
     train(args, Timeline(build_device(args)), images)
     dist.destroy_process_group()
 
@@ -94,7 +93,8 @@ def take_cores(args: argparse.Namespace) -> None:
 
 
 def take_share() -> None:
-    """Enter the control group that sweep.py made for this rank, if devices are shares of a core."""
+    """Enter the control group that sweep.py made for this rank, if devices are shares of a core:
+    when the steps begin, so that start-up does not take its turns. Again, it does nothing."""
     if "CPU_SHARE" in os.environ:
         group = Path(os.environ.get("CPU_GROUPS", ""), str(LOCAL_RANK), "cgroup.procs")
         group.write_text(str(os.getpid()))
@@ -106,7 +106,7 @@ def build_device(args: argparse.Namespace) -> "Device":
         device=torch.device("cpu"),
         mark=time.perf_counter,
         seconds=lambda earlier, later: later - earlier,
-        wait=lambda: None,
+        wait=take_share,  # there is nothing to wait for
         autocast=lambda: torch.autocast("cpu", torch.bfloat16, args.precision == "bf16"),
         memory_format=torch.channels_last if args.channels_last else torch.contiguous_format,
         memory=lambda: {

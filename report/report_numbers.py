@@ -42,7 +42,7 @@ def sweep_numbers(name: str) -> dict[str, object]:
     numbers = {f"machine/{k}": str(v) for k, v in r.read_environment(rows).items()}
     table = pd.read_csv(plots / "summary.csv", keep_default_na=False, na_values=[""])
     ratios = r.paired_ratios(r.run_table(r.read_results(*r.occasions_of(rows))[0]))
-    ddp = table[table["mode"] == "ddp"]
+    ddp, main, rates = table[table["mode"] == "ddp"], r.main_series(table)["series"].iloc[0], []
     series = {f"{slug(text)}/": own for text, own in ddp.groupby("series")}
     for prefix, own in (series | {"": r.main_series(table)}).items():
         for end, place in (("fewest", 0), ("most", -1)):
@@ -59,7 +59,33 @@ def sweep_numbers(name: str) -> dict[str, object]:
             prefix = f"{file}/{slug(row['series'])}/"
             prefix += f"{slug(row['occasion'])}/" if file == "occasions" else ""
             numbers |= {prefix + k: v for k, v in row.items()}
+            if file == "occasions" and row["series"] == main and row["occasion"] != "together":
+                rates.append(row["rate"])
+    if rates:
+        numbers["occasions/spread"] = max(rates) / min(rates)
     return {f"{name}/{k}": v for k, v in numbers.items()}
+
+
+def named_rows(prefix: str, path: Path, *keys: str) -> dict[str, object]:
+    """Each value of a table, named by its row's keys and its column."""
+    return {"/".join([prefix, *(slug(str(row[key])) for key in keys), name]): value
+            for _, row in pd.read_csv(path).iterrows() for name, value in row.items()}
+
+
+def study_numbers() -> dict[str, object]:
+    """The price of a page fault and what faults explain; roofs and contention; single processes."""
+    memory, limit, single = (STUDIES / name / "plots" for name in
+                             ("memory", "limit", "single_process"))
+    best = pd.read_csv(single / "settings.csv").iloc[-1]
+    return {
+        **named_rows("memory", memory / "price.csv"),
+        **named_rows("memory/verdict", memory / "verdict.csv", "what", "memory"),
+        **named_rows("limit", limit / "roofline.csv", "memory", "type"),
+        **named_rows("limit", limit / "verdict.csv"),
+        **named_rows("limit/contention", limit / "contention.csv", "what"),
+        **{f"single/best/{name}": value for name, value in best.items()},
+        "single/rounds": 2 * int(best["runs"]),
+    }
 
 
 def variants_numbers() -> dict[str, object]:
@@ -121,10 +147,12 @@ def table_rows() -> dict[str, str]:
     """The rows of the report's tables."""
     cpu, budget, days = (pd.read_csv(CPU / "cpu_plots" / f"{name}.csv") for name in
                          ("summary", "budget", "occasions"))
-    loading, network, variants, factors = (
-        pd.read_csv(STUDIES / name / "plots" / f"{file}.csv") for name, file in (
-            ("loading", "summary"), ("network", "network"), ("variants", "variants"),
-            ("variants", "factors")))
+    loading, network, variants, factors, gains, faults, verdict, memory, roofs, single = (
+        pd.read_csv(STUDIES / f"{name.split()[0]}/plots/{name.split()[1]}.csv") for name in (
+            "loading summary", "network network", "variants variants", "variants factors",
+            "variants gains", "memory faults", "memory verdict", "memory summary",
+            "limit roofline", "single_process settings"))
+    allocators = memory[(memory["num_devices"] == 1) & memory["batch_size"].isin([16, 32])]
     claims = pd.read_csv(HERE / "claims.csv")
     text, resolved = r.interval_text, r.clock_resolution()["communication"]
     tables = {
@@ -138,8 +166,25 @@ def table_rows() -> dict[str, str]:
                                    for _, row in budget.iterrows())]],
         "occasions": [[row["occasion"].replace("_", " "), row["series"], row["runs"],
                        text(row, "rate"), text(row, "speedup")] for _, row in days.iterrows()],
-        "loading": [[row["dataset"], row["loader"], row["runs"], text(row, "loading_ms", 0),
-                     text(row, "rate")] for _, row in loading.iterrows()],
+        "loading": [[row["dataset"].split(" ")[0], row["loader"], row["read_from"], row["runs"],
+                     text(row, "loading_ms", 0), text(row, "rate")]
+                    for _, row in loading.iterrows()],
+        "faults": [[row["batch_size"], f"{row['predicted'] / 1000:,.0f}",
+                    text(row, "more_faults", 0, 1e-3), text(row, "faults_kept", 0, 1e-3),
+                    text(row, "more_ms_per_image", 0)] for _, row in faults.iterrows()],
+        "allocators": [[r.allocator_name(row["memory"]), row["batch_size"], text(row, "rate"),
+                        *(text(row, name) for name in ("user_time", "system_time")),
+                        text(row, "minor_faults", 0, 1e-3)] for _, row in allocators.iterrows()],
+        "verdict": [[row["what"], row["memory"], *(text(row, name) for name in (
+                     "difference", "faults", "left"))] for _, row in verdict.iterrows()],
+        "roofline": [[row["type"], row["bound_by"], text(row, "seconds"), text(row, "roof"),
+                      text(row, "share", 0)]
+                     for _, row in roofs[roofs["memory"] == "kept"].iterrows()],
+        "single": [[row["setting"], row["runs"], text(row, "rate"),
+                    "base" if "over_old" not in row else text(row, "over_old"),
+                    text(row, "ddp_over_it")] for _, row in single.iterrows()],
+        "gains": [[row["occasion"].replace("_", " "), row["rounds"], text(row, "plain"),
+                   text(row, "fast"), text(row, "gain")] for _, row in gains.iterrows()],
         "network": [[row["network"], row["batch_size"], row["setting"], text(row, "step_time"),
                      text(row, "transfer", 0, 1000) if row["transfer"] >= resolved else
                      "not resolved",
@@ -168,7 +213,7 @@ def fingerprint() -> str:
 def main() -> None:
     try:
         numbers = sweep_numbers("cpu") | sweep_numbers("original") | sweep_numbers("variants")
-        numbers |= variants_numbers() | network_numbers() | other_numbers()
+        numbers |= study_numbers() | variants_numbers() | network_numbers() | other_numbers()
         rows = table_rows()
     except (OSError, KeyError, IndexError, ValueError, r.ResultsError) as error:
         sys.exit(f"error: the report's data are not complete ({error!r}): run make report")

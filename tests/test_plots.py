@@ -133,6 +133,9 @@ def test_occasions_are_told_apart_and_pooled(tmp_path):
     assert table["speedup"].tolist() == pytest.approx([2 * 4.1 / 5.2] * 3)
     assert table["runs"].tolist() == [6, 6, 12]
     assert (tmp_path / "cpu_plots" / "occasions.png").is_file()
+    script, table = load(PLOTS["cpu"]), table.reset_index().assign(series="batch 32")
+    (line,) = script.by_occasion(table, pd.DataFrame({"series": ["batch 32", "batch 64"]}))
+    assert "(cpu_run, 6 rounds)" in line and line.endswith("is 2.00 times the lowest.")
 
 
 @pytest.mark.parametrize("few, glibc, kept, verdict", [

@@ -57,6 +57,19 @@ def test_known_gains_and_limits(variants, tmp_path):
     assert copy["gain"] == pytest.approx(7.5 / 7.0) and copy["with"] == pytest.approx(1.0)
 
 
+def test_gains_by_occasion(variants, tmp_path):
+    """Another occasion has the ends only, and another gain."""
+    write_study(tmp_path / "runs")
+    for run in range(1, 7):
+        write_run(tmp_path / "runs_2" / "plain", 2, run, 8.0, loader="pil")
+        write_run(tmp_path / "runs_2" / "fast", 2, run, 2.0, loader="tensor", precision="bf16",
+                  channels_last=1, memory="kept")  # fmt: skip
+    rows = variants.r.read_results(tmp_path / "runs", tmp_path / "runs_2")[0]
+    gains = variants.gain_table(variants.read_variants(variants.r.run_table(rows)))
+    assert gains["occasion"].tolist() == ["runs", "runs_2", "together"]
+    assert gains["gain"].tolist() == pytest.approx([3.2, 4.0, 3.6])
+
+
 def test_known_difference_in_learning(variants, tmp_path):
     write_study(tmp_path)
     _, learning = variants.read_learning(tmp_path / "learning.csv")
@@ -73,7 +86,7 @@ def test_figures_of_variants_and_what_is_missing(tmp_path):
     assert "3.20 [3.20, 3.20] times plain PyTorch" in done.stdout
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
         "variants.png", "variants.pdf", "learning.png", "learning.pdf", "variants.csv",
-        "factors.png", "factors.pdf", "factors.csv", "copies.csv",
+        "factors.png", "factors.pdf", "factors.csv", "copies.csv", "gains.csv",
         "summary.csv", "learning.csv", "answers.md",
     }  # fmt: skip
     (tmp_path / "results" / "learning.csv").unlink()

@@ -5,7 +5,7 @@
 The roof of a type is the longer of its operations at the best rate of the network's own
 convolutions and products, and its bytes at that of a stream triad, of the same round. Contention: a
 product in the cache and a triad on all cores against one, beside ranks that do not communicate.
-Writes roofline (.png, .pdf), summary.csv, roofline.csv, contention.csv and answers.md.
+Writes roofline (.png, .pdf); summary, roofline, contention and verdict .csv; answers.md.
 """
 
 import sys
@@ -44,8 +44,11 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (memory, kind), own in table.groupby(["memory", "type"]):
         row = {"memory": memory, "type": kind, "rounds": len(own),
-               "bound_by": "bytes" if own["at_triad"].mean() > own["at_peak"].mean() else "FLOP",
+               "bound_by": "-" if kind in ("step", "between operators") else "bytes" if
+               own["at_triad"].mean() > own["at_peak"].mean() else "FLOP",
                "above_roof": int((own["share"] > 100).sum())}
+        whole = table[(table["memory"] == memory) & (table["type"] == "step")]["seconds"].mean()
+        row["percent"] = 100 * own["seconds"].mean() / whole  # of the step
         for name in ("seconds", "roof", "share"):
             row |= r.named_interval(name, r.mean_interval(own[name]))
         rows.append(row)
@@ -69,6 +72,16 @@ def contention_table(rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         slower = r.paired_interval(many, alone, "busy")
         rows.append({"what": f"step, memory {memory}", **r.named_interval("slower", slower)})
     return pd.DataFrame(rows)
+
+
+def verdict_of(slower: pd.DataFrame) -> str:
+    """What takes longer when all cores are busy, as far as the intervals decide it."""
+    names = ("a " + slower["what"]).to_list()
+    longer = [name for name, low in zip(names, slower["slower_low"], strict=True) if low > 1]
+    rest = [name for name in names if name not in longer]
+    if not longer:
+        return "Nothing takes significantly longer."
+    return f"Significant: {'; '.join(longer)}. Not: {'; '.join(rest) or 'nothing'}."
 
 
 def roofline(table: pd.DataFrame, title: str, output: Path) -> None:
@@ -99,8 +112,11 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
              f"{text(row, 'seconds')} s, {text(row, 'roof')} s at the roof: {text(row, 'share', 0)}"
              " % of it is reached." for _, row in roofs[roofs["type"] == "step"].iterrows()]
     lines.append("- **All cores busy against one**: " + ", ".join(
-        f"{row['what']} {text(row, 'slower')} times slower" for _, row in slower.iterrows()) + ".")
-    return {"roofline": roofs, "contention": slower}, lines
+        f"a {row['what']} takes {text(row, 'slower')} times as long" for _, row in
+        slower.iterrows()) + f". {verdict_of(slower)}")
+    verdict = pd.DataFrame([{"verdict": verdict_of(slower), "above": len(above),
+                             "cells": len(each)}])
+    return {"roofline": roofs, "contention": slower, "verdict": verdict}, lines
 
 
 if __name__ == "__main__":

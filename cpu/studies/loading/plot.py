@@ -23,8 +23,8 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
                for _, row in table.iterrows()]
     for end, values in zip(r.ENDS, zip(*map(r.median_interval, loading), strict=True), strict=True):
         table[f"loading_ms{end}"] = values
-    reading = table["options"].map(lambda text: READING.get(text, text))
-    names = table["dataset"] + ", " + table["loader"] + " loader, " + reading
+    table["read_from"] = table["options"].map(lambda text: READING.get(text, text))
+    names = table["dataset"] + ", " + table["loader"] + " loader, " + table["read_from"]
     figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.45 * len(names)))
     f.bars(axes, names, table, "loading_ms", color=f.PARTS["loading"][0])
     for name, values in zip(names, loading, strict=True):
@@ -35,9 +35,9 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     f.save(figure, args.output / "loading")
     return {}, ["| images | loader | read from | runs | loading of a step (ms) | img/s |",
                 "|---|---|---|---|---|---|",
-                *(f"| {row['dataset']} | {row['loader']} | {reading[i]} | {row['runs']} | "
+                *(f"| {row['dataset']} | {row['loader']} | {row['read_from']} | {row['runs']} | "
                   f"{r.interval_text(row, 'loading_ms', 0)} | {r.interval_text(row, 'rate')} |"
-                  for i, row in table.iterrows())]
+                  for _, row in table.iterrows())]
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def fault_table(runs: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
                 for name in ("minor_faults", "step_time", "system_time")}
         table.append({
             "batch_size": batch, "predicted": predicted_faults(blocks, batch),
-            **{f"{name}_{kind}": value for kind, rows in (("glibc", glibc), ("kept", kept))
-               for name, value in r.named_interval("faults", r.mean_interval(
+            **{name: value for kind, rows in (("glibc", glibc), ("kept", kept))
+               for name, value in r.named_interval(f"faults_{kind}", r.mean_interval(
                    rows["minor_faults"])).items()},
             **r.named_interval("more_faults", r.mean_interval(more["minor_faults"])),
             **r.named_interval("more_ms_per_image", r.mean_interval(
@@ -50,9 +50,11 @@ def fault_table(runs: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
 
 def price_of_fault(runs: pd.DataFrame) -> dict[str, float]:
     """Seconds per fault and seconds per image without one: in each round a line through all
-    configurations of one core, seconds per image against faults per image."""
+    configurations of one core, seconds per image against faults per image. But for huge pages: one
+    of their faults clears 2 MiB."""
     lines = []
-    for _, own in runs[runs["num_devices"] == 1].groupby(r.ROUND):
+    small = (runs["num_devices"] == 1) & ~runs["memory"].str.contains("THP")
+    for _, own in runs[small].groupby(r.ROUND):
         per_image = own[["minor_faults", "step_time"]].div(own["batch_size"], axis=0)
         slope, start = np.polyfit(per_image["minor_faults"], per_image["step_time"], 1)
         left = per_image["step_time"] - start - slope * per_image["minor_faults"]
@@ -120,7 +122,8 @@ def page_faults(runs, faults: pd.DataFrame, price: dict, title: str, output: Pat
     one = runs[runs["num_devices"] == 1]
     for colour, (memory, own) in zip(f.COLOURS, one.groupby("memory"), strict=False):
         right.plot(own["minor_faults"] / own["batch_size"] / 1000,
-                   own["step_time"] / own["batch_size"], ".", color=colour, label=memory)
+                   own["step_time"] / own["batch_size"], ".", color=colour,
+                   label=r.allocator_name(memory))
     ends = np.array([0, (one["minor_faults"] / one["batch_size"]).max()])
     right.plot(ends / 1000, price["clean_ms_per_image"] / 1000 + price["price_us"] / 1e6 * ends,
                "--", color="#444444", label=f"{price['price_us']:.2f} us per fault")
@@ -133,23 +136,31 @@ def page_faults(runs, faults: pd.DataFrame, price: dict, title: str, output: Pat
 
 def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
     faults = fault_table(runs, pd.read_csv(args.results / "blocks.csv"))
-    sweep = HERE.parents[1] / ("cpu_run" if args.published else "cpu_run_own")
-    main_sweep, price = r.run_table(r.read_results(sweep)[0]), price_of_fault(runs)
+    own = HERE.parents[1] / "cpu_run_own"
+    sweeps = r.occasions_of(own.with_name("cpu_run")) if args.published else [own]
+    main_sweep, price = r.run_table(r.read_results(*sweeps)[0]), price_of_fault(runs)
     fit = np.polyfit(faults["predicted"], faults["more_faults"], 1)
     price |= {"faults_per_predicted": fit[0], "faults_beyond": fit[1], "largest_miss": (
-        faults["more_faults"] - np.polyval(fit, faults["predicted"])).abs().max()}
+        faults["more_faults"] - np.polyval(fit, faults["predicted"])).abs().max(),
+        "batches": len(faults), "within": int(faults["predicted"].between(
+            faults["more_faults_low"], faults["more_faults_high"]).sum())}
     verdict = verdicts(runs, main_sweep[main_sweep["scaling"] != "weak"], price["price_us"])
     page_faults(runs, faults, price, title, args.output)
     text = r.interval_text
     lines = [f"- **A page fault** takes {text(price, 'price_us')} us; an image without any "
-             f"{text(price, 'clean_ms_per_image', 0)} ms (all allocators and batches on one line, "
+             f"{text(price, 'clean_ms_per_image', 0)} ms (all allocators but huge pages, and all "
+             "batches, on one line, "
              f"R² {price['r_squared']:.2f})."]
     for _, row in verdict.iterrows():
-        digits = 0 if "(ms)" in row["what"] else 2
-        value = text(row, "measured" if "speed-up" in row["what"] else "difference", digits)
-        lines.append(f"- **{row['what'][0].upper()}{row['what'][1:]}**, memory {row['memory']}: "
-                     f"{value}; page faults are {text(row, 'faults', digits)} of it, "
-                     f"{text(row, 'left', digits)} is not explained by them.")
+        what = f"- **{row['what'][0].upper()}{row['what'][1:]}**, memory {row['memory']}: "
+        digits = 0 if "(ms)" in what else 2
+        if "Speed-up" in what:
+            lines.append(f"{what}{text(row, 'measured')}; without page faults, at that price, "
+                         f"{text(row, 'left')}.")
+        else:
+            lines.append(f"{what}{text(row, 'difference', digits)}; page faults make "
+                         f"{text(row, 'faults', digits)} of it, {text(row, 'left', digits)} is not "
+                         "explained.")
     print(faults.round(2).to_string(index=False))
     return {"faults": faults, "verdict": verdict, "price": pd.DataFrame([price])}, lines
 

@@ -50,6 +50,7 @@ def factor_of_a_share(runs: pd.DataFrame) -> tuple[float, float, float]:
     sliced = one[one["cpu_share"] != ""]
     sliced = sliced.assign(scaled=sliced["step_time"] * sliced["cpu_share"].astype(float))
     real = one[(one["cpu_share"] == "") & one["batch_size"].isin(sliced["batch_size"])]
+    sliced = sliced[sliced["batch_size"].isin(real["batch_size"])]
     return r.paired_interval(sliced, real.assign(scaled=real["step_time"]), "scaled")
 
 
@@ -186,6 +187,7 @@ def answers(table: pd.DataFrame, controls: pd.DataFrame, budget: pd.DataFrame, l
 
 
 def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
+    rows, runs, table = (frame[frame["model"] == "densenet121"] for frame in (rows, runs, table))
     controls, late = control_table(runs), straggler_table(rows)
     budget = r.loss_budget(runs[(runs["cpu_share"] != "") & (runs["options"] == "")])
     if budget.empty or len(late) < 2:

@@ -25,6 +25,11 @@ list() {
     sed -n "/cores4_/{/no_communication/d; s/ /_straggler$part /
       s/CPU_SHARE/STRAGGLER=$part CPU_SHARE/; s/$/ --note straggler=$part/p}" <<<"$weak"
   done
+  lines "5 8 16" strong ends 1 | sed -n /single_process/p # the local batches of strong scaling
+  weak="$(lines 128 weak all "1 4 8" | sed '/ skip /d; /cores1_[^ ]*[0-9] /d; /no_communication/d')"
+  for model in resnet18 mobilenet_v3_large alexnet; do # 16 images each, so that a slice is short
+    sed "s/ /_$model /; s/$/ --model $model/" <<<"$weak"
+  done
   export CPU_SHARE=""
   lines 8 weak all "1 2" | sed "/cores2.*single_process/d"
   MEMORIES=glibc lines 32 strong none "$DEVICES"

@@ -45,7 +45,8 @@ def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
         row = {"setting": setting, "runs": len(own)}
         for name, values in (("chosen_by", r.median_interval(first["rate"])),
                              ("rate", r.median_interval(own["rate"])),
-                             ("over_old", r.paired_interval(own, old)),
+                             ("over_old", r.paired_interval(own, old) if setting != OLD else
+                              (1.0, np.nan, np.nan)),
                              ("ddp_over_it", r.paired_interval(same, own))):
             row |= r.named_interval(name, values)
         table.append(row)

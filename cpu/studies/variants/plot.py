@@ -1,11 +1,12 @@
 """How fast the step gets by settings alone, against plain PyTorch as the tutorials write it.
 
-    python plot.py                # runs_own if it is there, else runs
+    python plot.py                # runs_own if it is there, else runs and its other occasions
 
 Plain PyTorch is fp32, NCHW, PIL loader, glibc's memory, DDP's defaults. Reads what run.sh makes: a
 sweep's runs over all combinations of the factors and, beside them, learning.csv (of
-measure_learning.py). Gains are ratios within a round. Writes variants, factors and learning (.png,
-.pdf), summary.csv, variants.csv, factors.csv, learning.csv and answers.md, which README shows.
+measure_learning.py). Gains are ratios within a round. Further folders are other occasions, of which
+the gain of all factors together is taken. Writes variants, factors and learning (.png, .pdf);
+summary, variants, factors, copies, gains and learning .csv; and answers.md, which README shows.
 """
 
 import itertools
@@ -25,6 +26,7 @@ FACTORS = {  # column, its plain value, its fast one, and that in words
     "loader": ("pil", "tensor", "tensor loader"), "precision": ("fp32", "bf16", "bf16"),
     "channels_last": ("0", "1", "channels last"), "memory": ("glibc", "kept", "memory kept"),
 }
+FASTEST = " + ".join(words for *_, words in FACTORS.values())
 COPY = "batched_grad_copy=1"
 PLAIN = "plain PyTorch (fp32, NCHW, PIL loader, glibc)"
 LAST, FIRST = 50, 10  # steps whose mean loss is what was learnt, and where learning began
@@ -106,6 +108,23 @@ def copy_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def gain_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Plain PyTorch, all factors together, and the gain within rounds: by occasion and together."""
+    groups = list(runs.groupby("occasion", sort=False))
+    groups += [("together", runs)] if len(groups) > 1 else []
+    table = []
+    for occasion, own in groups:
+        plain, fast = (own[own["variant"] == name] for name in (PLAIN, FASTEST))
+        if plain.empty or fast.empty:
+            continue
+        table.append({"occasion": occasion, "rounds": len(r.by_round(plain))} | {
+            k: v for name, values in (
+                ("plain", r.median_interval(plain["rate"])),
+                ("fast", r.median_interval(fast["rate"])), ("gain", r.paired_interval(fast, plain)))
+            for k, v in r.named_interval(name, values).items()})
+    return pd.DataFrame(table)
+
+
 def draw_factors(table: pd.DataFrame, title: str, output: Path) -> None:
     """The gain of each factor: by itself, last, and in the mean."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6))
@@ -167,9 +186,9 @@ def draw_learning(losses: pd.DataFrame, title: str, output: Path) -> None:
 
 
 def answers(table: pd.DataFrame, factors: pd.DataFrame, copies: pd.DataFrame,
-            learning: pd.Series) -> list[str]:
+            gains: pd.DataFrame, learning: pd.Series) -> list[str]:
     plain, text = table[table["variant"] == PLAIN].iloc[0], r.interval_text
-    every = table[table["variant"] == " + ".join(words for *_, words in FACTORS.values())].iloc[0]
+    every = table[table["variant"] == FASTEST].iloc[0]
     lines = [f"- **Plain PyTorch** (fp32, NCHW, PIL loader, glibc; batch {plain['batch_size']}, "
              f"{plain['num_devices']} cores, {plain['runs']} runs): {text(plain, 'rate')} img/s."]
     for _, row in factors.iterrows():
@@ -179,6 +198,10 @@ def answers(table: pd.DataFrame, factors: pd.DataFrame, copies: pd.DataFrame,
         else:
             lines.append(f"- **{row['factor'].capitalize()}**: {text(row, 'alone')} times by "
                          f"itself, {text(row, 'last')} on top of the others.")
+    if len(gains) > 1:
+        lines.append("- **By occasion**, all together over plain PyTorch: " + ", ".join(
+            f"{text(row, 'gain')} ({row['occasion']}, {row['rounds']} rounds)"
+            for _, row in gains.iterrows()) + ".")
     for _, row in copies.iterrows():
         lines.append(f"- **DDP's batched gradient copy** (memory {row['memory']}): "
                      f"{text(row, 'gain')} times the rate without it.")
@@ -190,13 +213,16 @@ def answers(table: pd.DataFrame, factors: pd.DataFrame, copies: pd.DataFrame,
 
 def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
     runs = read_variants(runs)
-    variants, factors, copies = variant_table(runs), factor_table(runs), copy_table(runs)
+    first = runs[runs["occasion"] == runs["occasion"].iloc[0]]
+    variants, factors, copies = variant_table(first), factor_table(first), copy_table(first)
+    gains = gain_table(runs)
     losses, learning = read_learning(args.results / "learning.csv")
     draw_variants(variants, title, args.output)
     draw_factors(factors, title, args.output)
     draw_learning(losses, title.replace("bf16+fp32", "fast: bf16, plain: fp32"), args.output)
     return {"variants": variants, "factors": factors, "copies": copies,
-            "learning": learning.to_frame().T}, answers(variants, factors, copies, learning)
+            "gains": gains, "learning": learning.to_frame().T}, answers(
+                variants, factors, copies, gains, learning)
 
 
 if __name__ == "__main__":

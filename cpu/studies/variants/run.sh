@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Faster settings by factors: precision x layout x memory x loader, all on and off, and DDP's batched
 # copy of gradients, against plain PyTorch as the tutorials write it (fp32, NCHW, PIL loader, glibc).
-# They take turns; then, whether the fast settings learn the same.
+# They take turns; then, whether the fast settings learn the same. Another occasion needs the ends only:
+#   RESULTS_DIR=$PWD/runs_2 VARIANTS="; --loader pil; MEMORY=kept --precision bf16 --channels-last" \
+#   MEMORIES=glibc CORE_COUNTS=2 BOUNDS=none SERIES=strong NUM_RUNS=6 ../../run_experiments.sh
 #
 # Usage: ./run.sh [--dry-run | --help]; then python plot.py. Settings as in run_experiments.sh.
 
