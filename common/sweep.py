@@ -136,6 +136,15 @@ def configurations(listing: str, devices: int) -> list[Configuration]:
     return list(found.values())
 
 
+def check_shares(wanted: list[Configuration], identity: dict[str, Any]) -> None:
+    """Refuse shares of a core that cannot be had; their period belongs to the identity."""
+    for one in (one for one in wanted if "CPU_SHARE" in one.environment()):
+        identity["cpu_period_ms"] = shares.PERIOD_MS
+        if why := shares.refusal(one.environment()["CPU_SHARE"], one.ranks // NODES,
+                                 identity["cores_granted"]):
+            die(why)
+
+
 def plan_runs(wanted: list[Configuration], results: Path) -> list[tuple[int, Configuration]]:
     """The runs of all rounds that are missing. The order within a round is that of a hash."""
     def place(run: tuple[int, Configuration]) -> tuple[int, str]:
@@ -337,6 +346,15 @@ class Sweep:
         seconds = sum(means.get(one.folder, other) for _, one in runs)
         return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
+    def print_plan(self, wanted: list[Configuration]) -> None:
+        runs = plan_runs(wanted, self.results)
+        counts = collections.Counter(one.folder for _, one in runs)
+        for one in (one for one in wanted if one.folder in counts):
+            print(f"{one.folder}: {counts[one.folder]} runs of {' '.join(one.options)}")
+        basis = "by the runs that are there" if self.walls else f"at {RULE_OF_THUMB} s per run"
+        print(f"plan: {len(runs)} runs, about {self.time_left(runs)} ({basis}), into "
+              f"{self.results}; nothing was written")
+
     def read_walls(self) -> None:
         """How long runs took that are there already."""
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -390,23 +408,13 @@ def main() -> None:
     for why in sorted({" ".join(one.options[2:]) for one in skipped}):
         folders = [one.folder for one in skipped if " ".join(one.options[2:]) == why]
         print(f"cannot run: {', '.join(folders)} ({why})")
-    for one in (one for one in wanted if "CPU_SHARE" in one.environment()):
-        environment["identity"]["cpu_period_ms"] = shares.PERIOD_MS
-        cores, share = environment["identity"]["cores_granted"], one.environment()["CPU_SHARE"]
-        if why := shares.refusal(share, one.ranks // NODES, cores):
-            die(why)
+    check_shares(wanted, environment["identity"])
     sweep = Sweep(Path(script), Path(own), environment)
     sweep.read_walls()
     if len(skipped) == len(wanted):
         die("nothing can run with these settings")
     if arguments:
-        runs = plan_runs(wanted, sweep.results)
-        counts = collections.Counter(one.folder for _, one in runs)
-        for one in (one for one in wanted if one.folder in counts):
-            print(f"{one.folder}: {counts[one.folder]} runs of {' '.join(one.options)}")
-        basis = "by the runs that are there" if sweep.walls else f"at {RULE_OF_THUMB} s per run"
-        print(f"plan: {len(runs)} runs, about {sweep.time_left(runs)} ({basis}), into "
-              f"{sweep.results}; nothing was written")
+        sweep.print_plan(wanted)
         return
     for number in (*ENDING, signal.SIGALRM):
         signal.signal(number, sweep.on_signal)

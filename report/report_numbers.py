@@ -153,6 +153,7 @@ def table_rows() -> dict[str, str]:
             "variants gains", "memory faults", "memory verdict", "memory summary",
             "limit roofline", "single_process settings"))
     allocators = memory[(memory["num_devices"] == 1) & memory["batch_size"].isin([16, 32])]
+    allocators = allocators.sort_values(["batch_size", "memory"])
     claims = pd.read_csv(HERE / "claims.csv")
     text, resolved = r.interval_text, r.clock_resolution()["communication"]
     tables = {
@@ -169,7 +170,7 @@ def table_rows() -> dict[str, str]:
         "loading": [[row["dataset"].split(" ")[0], row["loader"], row["read_from"], row["runs"],
                      text(row, "loading_ms", 0), text(row, "rate")]
                     for _, row in loading.iterrows()],
-        "faults": [[row["batch_size"], f"{row['predicted'] / 1000:,.0f}",
+        "faults": [[int(row["batch_size"]), f"{row['predicted'] / 1000:,.0f}",
                     text(row, "more_faults", 0, 1e-3), text(row, "faults_kept", 0, 1e-3),
                     text(row, "more_ms_per_image", 0)] for _, row in faults.iterrows()],
         "allocators": [[r.allocator_name(row["memory"]), row["batch_size"], text(row, "rate"),

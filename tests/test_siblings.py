@@ -44,7 +44,7 @@ def test_outside_the_block_the_same_name_does_the_same_job():
     """What only one script has is named here: the diff of the two is the list of differences."""
     cpu, gpu = (functions(split(path)[1]) for path in TRAINING)
     same = {"parse_arguments", "measure", "build_device", "machine"}
-    assert set(cpu) - same == {"take_cores"}  # a core is taken by pinning
+    assert set(cpu) - same == {"take_cores", "take_share"}  # by pinning, and by a control group
     assert set(gpu) - same == {"mark"}  # an event on the GPU's stream
     assert all(cpu[name] == gpu[name] for name in same)
 
@@ -62,7 +62,8 @@ def test_who_imports_whom():
     assert across == {("project_ex_2", "predict_memory")} | {
         (name, "project_ex_1") for name in ("measure_learning", "measure_limit", "list_blocks")}
     common = {(a.stem, b.stem) for a, b in arrows if a.parent.name == "common"}
-    assert common == {("sweep", "identity"), ("figures", "results")}
+    parts = {("sweep", name) for name in ("identity", "nodes", "runs", "shares")}
+    assert common == parts | {("figures", "results")}
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
