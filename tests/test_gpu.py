@@ -200,7 +200,7 @@ def test_all_stages_stop_in_time_and_go_on(data, tmp_path):
     stages = [line[6] for line in done.stdout.splitlines() if line.startswith("stage ")]
     assert len(stages) >= 1 and stages == sorted(stages) and stages[0] == "a"
     paths = {path: path.read_bytes() for path in tmp_path.rglob("times_run*")}
-    assert all(path.suffix == ".csv" and read_rows(path) for path in paths) and len(paths) >= 3
+    assert all(path.suffix == ".csv" and read_rows(path) for path in paths) and paths
     assert not list(tmp_path.rglob("*.tmp*"))
     again = run_all()
     assert again.returncode in (0, 3) and "run 1:" not in again.stdout.split("stage b")[0]

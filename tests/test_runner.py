@@ -77,7 +77,7 @@ def test_a_long_sweep_stays_as_it_began(listing):
           f"descriptors {seen[1][1]} to {seen[-1][1]}, wall time per run "
           f"{sum(walls[:tenth]) / tenth:.3f} to {sum(walls[-tenth:]) / tenth:.3f} s")
     assert seen[-1][0] < 1.1 * seen[1][0] + 2**20 and seen[-1][1:] == seen[1][1:]
-    assert sum(walls[-tenth:]) < 1.5 * sum(walls[:tenth])
+    assert sum(walls[-tenth:]) < 3 * sum(walls[:tenth])  # other tests may run beside it
 
 
 def test_shares_by_the_controller_of_version_2(tmp_path, monkeypatch):
