@@ -30,6 +30,7 @@ MEMORY = ["peak_memory_bytes", "reserved_memory_bytes", "predicted_memory_bytes"
 OPTIONAL = ["ddp_time", *KERNEL, *MEMORY]  # older rows, and some devices, lack them
 ROUND = ["occasion", "run_id"]
 TERMS = ["ideal", "contention", "slowed_backward", "ddp", "transfer", "waiting", "remainder"]
+WORDS = {"precision": "", "dataset": "", "options": "", "model": "", "cpu_share": "shares of "}
 UNFAIR = "oversubscribe|share_gpu"  # options whose rows never enter a scaling figure
 ENDS = ("", "_low", "_high")
 
@@ -175,9 +176,7 @@ def name_series(runs: pd.DataFrame) -> pd.DataFrame:
         # A single process has the ranks' micro-batches, and is compared with them.
         given = runs[name].where((runs["mode"] != "single_process") | (name != "micro_batches"), "")
         if len(set(given) - {""}) > 1 or name in ("options", "cpu_share"):
-            words = dict.fromkeys(("precision", "dataset", "options", "model"), "")
-            words = (words | {"cpu_share": "shares of "}).get(name, f"{name} ")
-            names += (f", {words}" + given).where(given != "", "")
+            names += (f", {WORDS.get(name, f'{name} ')}" + given).where(given != "", "")
     return runs.assign(series=names)
 
 

@@ -261,7 +261,8 @@ def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame,
         terms = ", ".join(f"{f.NAMES.get(term, term)} {r.term_text(row, term)}"
                           for term in r.TERMS[1:])
         lines.append(f"- **Where a step of {row['step_time']:.2f} s goes** ({row['series']}, "
-                     f"{cores} cores): the ideal step {row['ideal_percent']:.1f} %, {terms}.")
+                     f"{cores} cores, {row['rounds']} rounds): the ideal step "
+                     f"{row['ideal_percent']:.1f} %, {terms}.")
     weak = table[(table["mode"] == "ddp") & (table["scaling"] == "weak")]
     lines += [f"- **Weak scaling** ({row['series']}, {row['runs']} runs): {text(row, 'rate')} "
               f"img/s on {cores} cores, an efficiency of {text(row, 'efficiency')} per core."

@@ -12,7 +12,7 @@
 #   STAGES="a b c d e f"
 #     a  fp32 on 1 GPU at batch 16, 32, 64, 128; 6 rounds
 #     b  memory, predicted and allocated: other batches, 160 pixels, bf16, a card of 10.91 GiB
-#     c  tests that need a GPU: clocks by kernels of known length, gradients of ranks that share it
+#     c  the tests that need a GPU: predicted against allocated memory
 #     d  the CPU experiment on 1, 2, 4 and 8 cores of this machine, if it has them
 #     e  bf16 with channels last, serial and prefetched loading
 #     f  a on all GPUs, to 10 rounds
@@ -33,6 +33,7 @@ run() {
   ((left > 0)) || out_of_time
   timeout --signal=INT --kill-after=20 "$left" env "$@" "${dry[@]}" || code=$?
   ((code != 124 && code != 137)) || out_of_time
+  ((code != 2)) || exit 2 # nothing can run, and was said
   ((code == 0)) || status=1
 }
 

@@ -42,7 +42,7 @@ def sweep_numbers(name: str) -> dict[str, object]:
     numbers = {f"machine/{k}": str(v) for k, v in r.read_environment(rows).items()}
     table = pd.read_csv(plots / "summary.csv", keep_default_na=False, na_values=[""])
     ratios = r.paired_ratios(r.run_table(r.read_results(*r.occasions_of(rows))[0]))
-    ddp, main, rates = table[table["mode"] == "ddp"], r.main_series(table)["series"].iloc[0], []
+    ddp = table[table["mode"] == "ddp"]
     series = {f"{slug(text)}/": own for text, own in ddp.groupby("series")}
     for prefix, own in (series | {"": r.main_series(table)}).items():
         for end, place in (("fewest", 0), ("most", -1)):
@@ -53,16 +53,6 @@ def sweep_numbers(name: str) -> dict[str, object]:
                 if (pair["series"], pair["num_devices"]) == (row["series"], row["num_devices"]):
                     row |= {f"{pair['bound']}_{k}": pair[k] for k in pair.index}
             numbers |= {f"{prefix}{end}/{k}": v for k, v in row.items()}
-    for file in ("budget", "waiting", "occasions"):
-        path = plots / f"{file}.csv"
-        for _, row in pd.read_csv(path).iterrows() if path.is_file() else ():
-            prefix = f"{file}/{slug(row['series'])}/"
-            prefix += f"{slug(row['occasion'])}/" if file == "occasions" else ""
-            numbers |= {prefix + k: v for k, v in row.items()}
-            if file == "occasions" and row["series"] == main and row["occasion"] != "together":
-                rates.append(row["rate"])
-    if rates:
-        numbers["occasions/spread"] = max(rates) / min(rates)
     return {f"{name}/{k}": v for k, v in numbers.items()}
 
 
@@ -73,31 +63,38 @@ def named_rows(prefix: str, path: Path, *keys: str) -> dict[str, object]:
 
 
 def study_numbers() -> dict[str, object]:
-    """The price of a page fault and what faults explain; roofs and contention; single processes."""
+    """Waiting and occasions; the price of a page fault, and what faults explain; roofs and
+    contention; single processes."""
     memory, limit, single = (STUDIES / name / "plots" for name in
                              ("memory", "limit", "single_process"))
+    days = pd.read_csv(CPU / "cpu_plots" / "occasions.csv")
+    main = r.main_series(days.assign(mode="ddp"))["series"].iloc[0]
+    rates = days[(days["series"] == main) & (days["occasion"] != "together")]["rate"]
     best = pd.read_csv(single / "settings.csv").iloc[-1]
     return {
+        **named_rows("cpu/waiting", CPU / "cpu_plots" / "waiting.csv", "series"),
+        "cpu/occasions/spread": rates.max() / rates.min(),
         **named_rows("memory", memory / "price.csv"),
         **named_rows("memory/verdict", memory / "verdict.csv", "what", "memory"),
         **named_rows("limit", limit / "roofline.csv", "memory", "type"),
         **named_rows("limit", limit / "verdict.csv"),
         **named_rows("limit/contention", limit / "contention.csv", "what"),
         **{f"single/best/{name}": value for name, value in best.items()},
-        "single/rounds": 2 * int(best["runs"]),
     }
 
 
 def variants_numbers() -> dict[str, object]:
     """The slowest and the fastest setting, the factors, DDP's copy of gradients, the losses."""
-    tables = {name: pd.read_csv(FOLDERS["variants"][0] / f"{name}.csv") for name in
-              ("variants", "factors", "copies", "learning")}
-    named = {"plain": tables["variants"][tables["variants"]["variant"].str.startswith("plain")],
-             "fast": tables["variants"].tail(1), "learning": tables["learning"]}
-    named |= {slug(row["factor"]): row.to_frame().T for _, row in tables["factors"].iterrows()}
-    named |= {f"copy_{row['memory']}": row.to_frame().T for _, row in tables["copies"].iterrows()}
-    return {f"variants/{name}/{k}": v for name, rows in named.items()
-            for k, v in rows.iloc[0].items()}
+    folder = FOLDERS["variants"][0]
+    table = pd.read_csv(folder / "variants.csv")
+    plain = table["variant"].str.startswith("plain")
+    ends = {"plain": table[plain].iloc[0], "fast": table.iloc[-1]}
+    return {
+        **{f"variants/{name}/{k}": v for name, row in ends.items() for k, v in row.items()},
+        **named_rows("variants", folder / "factors.csv", "factor"),
+        **named_rows("variants/copy", folder / "copies.csv", "memory"),
+        **named_rows("variants/learning", folder / "learning.csv"),
+    }
 
 
 def network_numbers() -> dict[str, object]:
@@ -181,8 +178,7 @@ def table_rows() -> dict[str, str]:
         "roofline": [[row["type"], row["bound_by"], text(row, "seconds"), text(row, "roof"),
                       text(row, "share", 0)]
                      for _, row in roofs[roofs["memory"] == "kept"].iterrows()],
-        "single": [[row["setting"], row["runs"], text(row, "rate"),
-                    "base" if "over_old" not in row else text(row, "over_old"),
+        "single": [[row["setting"], row["runs"], text(row, "rate"), text(row, "over_old"),
                     text(row, "ddp_over_it")] for _, row in single.iterrows()],
         "gains": [[row["occasion"].replace("_", " "), row["rounds"], text(row, "plain"),
                    text(row, "fast"), text(row, "gain")] for _, row in gains.iterrows()],

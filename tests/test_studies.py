@@ -116,10 +116,10 @@ def test_contention_is_what_cores_lose_when_all_are_busy(tmp_path):
     rates = pd.DataFrame(rates, columns=["round", "what", "cores", "rate"])
     slower = script.contention_table(rates, runs_of(script, tmp_path))
     assert script.verdict_of(slower) == (
-        "Significant: a triad; a step, memory glibc. Not: a product.")  # fmt: skip
+        "Significantly longer: a triad, a step (memory glibc); not so: a product.")  # fmt: skip
     table = slower.set_index("what")["slower"]
     assert table.to_dict() == pytest.approx({"product": 1.0, "triad": 1.25,
-                                             "step, memory glibc": 1.1})  # fmt: skip
+                                             "step (memory glibc)": 1.1})  # fmt: skip
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def contention_table(rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         if alone.empty or many.empty:  # the anchor's
             continue
         slower = r.paired_interval(many, alone, "busy")
-        rows.append({"what": f"step, memory {memory}", **r.named_interval("slower", slower)})
+        rows.append({"what": f"step (memory {memory})", **r.named_interval("slower", slower)})
     return pd.DataFrame(rows)
 
 
@@ -81,7 +81,7 @@ def verdict_of(slower: pd.DataFrame) -> str:
     rest = [name for name in names if name not in longer]
     if not longer:
         return "Nothing takes significantly longer."
-    return f"Significant: {'; '.join(longer)}. Not: {'; '.join(rest) or 'nothing'}."
+    return f"Significantly longer: {', '.join(longer)}; not so: {', '.join(rest) or 'nothing'}."
 
 
 def roofline(table: pd.DataFrame, title: str, output: Path) -> None:

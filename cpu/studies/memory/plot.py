@@ -126,7 +126,7 @@ def page_faults(runs, faults: pd.DataFrame, price: dict, title: str, output: Pat
                    label=r.allocator_name(memory))
     ends = np.array([0, (one["minor_faults"] / one["batch_size"]).max()])
     right.plot(ends / 1000, price["clean_ms_per_image"] / 1000 + price["price_us"] / 1e6 * ends,
-               "--", color="#444444", label=f"{price['price_us']:.2f} us per fault")
+               "--", color="#444444", label=f"{price['price_us']:.2f} µs per fault")
     right.set(xlabel="page faults per image (thousands)", ylabel="time per image (s)",
               ylim=(0, None))
     right.legend()
@@ -147,7 +147,7 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     verdict = verdicts(runs, main_sweep[main_sweep["scaling"] != "weak"], price["price_us"])
     page_faults(runs, faults, price, title, args.output)
     text = r.interval_text
-    lines = [f"- **A page fault** takes {text(price, 'price_us')} us; an image without any "
+    lines = [f"- **A page fault** takes {text(price, 'price_us')} µs; an image without any "
              f"{text(price, 'clean_ms_per_image', 0)} ms (all allocators but huge pages, and all "
              "batches, on one line, "
              f"R² {price['r_squared']:.2f})."]

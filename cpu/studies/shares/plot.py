@@ -97,8 +97,7 @@ def curve(runs: pd.DataFrame, table: pd.DataFrame, title: str, output: Path) -> 
     left.plot(counts, counts, ":", color="#444444", label="ideal")
     f.points(left, runs, strong, "speedup", color=f.COLOURS[0], marker="o",
              label="shares of a core, a batch of 32")
-    path = Path(__file__).resolve().parents[3] / "report" / "published_results.csv"
-    past = pd.read_csv(path)
+    past = pd.read_csv(HERE.parents[2] / "report" / "published_results.csv")
     past = past[(past["device"] == "cpu") & (past["num_devices"] > 1)]
     rate = past["images_per_step"] / past["median_step_time_s"]
     left.plot(past["num_devices"], 2 * rate / rate.iloc[0], "x--", color="#999999",
