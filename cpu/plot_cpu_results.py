@@ -204,6 +204,8 @@ def beyond_linear(runs: pd.DataFrame, strong: pd.DataFrame) -> list[str]:
     wanted = {(memory, cores) for memory in ("glibc", "kept") for cores in (few, many)}
     if few == many or not wanted <= set(rows) or strong["series"].nunique() > 2:
         return []
+    if min(rows[key]["runs"] for key in wanted) < 6:
+        return []  # a range decides nothing
     glibc, kept = rows["glibc", many], rows["kept", many]
     gains = []
     for cores in (few, many):
