@@ -58,7 +58,8 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     figure, axes = plt.subplots(figsize=(7.2, 3.6))
     f.bars(axes, settings["setting"], settings, "rate", np.where(
         settings["setting"] == OLD, "base", settings["over_old"].map("{:.2f} ×".format)))
-    axes.set(xlabel="throughput (img/s) in fresh rounds: median, interval (range below 6)", title=title)
+    axes.set(xlabel="throughput (img/s) in fresh rounds: median, interval (range below 6)",
+             title=title)
     f.save(figure, args.output / "single_process")
     best = settings.iloc[-1]
     return {"settings": settings}, [
