@@ -302,7 +302,6 @@ def train_step(
         timeline.note("communication" if reduced else "backward")
     optimizer.step()
     optimizer.zero_grad()
-    timeline.note("optimizer")
 
 
 def run_steps(
@@ -317,6 +316,7 @@ def run_steps(
     barrier_left = time.monotonic()
     for _ in range(steps):
         train_step(batch=next(batches), timeline=timeline, **step)
+        timeline.note("optimizer")  # here, so that the step's tensors are released within it
     device.wait()
     clock = time.monotonic() - barrier_left
     times = timeline.step_times()
