@@ -98,6 +98,8 @@ def miss(path: Path, environment: dict[str, str], stolen_s: float, wall_s: float
     busy, passed = collections.Counter(), collections.Counter()
     with path.open() as file:
         for row in csv.DictReader(file):
+            if row["warmup"] == "1":  # not yet in its group
+                continue
             rank = int(row["rank"])
             for name in ("user_time", "system_time"):
                 busy[rank] += float(row[name]) - float(row[f"communication_{name}"])

@@ -79,7 +79,7 @@ def build_device(args: argparse.Namespace) -> "Device":
     """How a GPU keeps time: events on its stream, so that the host can run ahead. Refuses what
     cannot work, with the reason that the driver gives."""
     plain = Device(
-        device=torch.device("cpu"), mark=time.perf_counter, wait=lambda: None,
+        device=torch.device("cpu"), mark=time.perf_counter, wait=lambda: None, begin=lambda: None,
         seconds=lambda earlier, later: later - earlier, memory=dict,
         autocast=lambda: torch.autocast(args.device, torch.bfloat16, args.precision == "bf16"),
         memory_format=torch.channels_last if args.channels_last else torch.contiguous_format,
@@ -153,6 +153,7 @@ class Device(NamedTuple):
     mark: Callable[[], Any]  # notes a point in the device's time, without stalling the device
     seconds: Callable[[Any, Any], float]  # what lay between two marks, once the device is done
     wait: Callable[[], None]  # returns when the device is done
+    begin: Callable[[], None]  # called when the warm-up is over
     autocast: Callable[[], contextlib.AbstractContextManager]
     memory_format: torch.memory_format
     memory: Callable[[], dict[str, int]]  # columns on memory, in bytes
@@ -305,7 +306,7 @@ def train_step(
 
 
 def run_steps(
-    steps: int, batches: Iterable[list[torch.Tensor]], timeline: Timeline, **step: Any
+    steps: int, warmup: int, batches: Iterable, timeline: Timeline, **step: Any
 ) -> list[dict[str, float]]:
     """All steps of this rank after one barrier; from then on the ranks run freely, as in training.
     Returns each step's times in seconds; raises RunError if they miss the host's clock."""
@@ -314,7 +315,9 @@ def run_steps(
     device.wait()
     timeline.note("start")
     barrier_left = time.monotonic()
-    for _ in range(steps):
+    for number in range(steps):
+        if number == warmup:
+            device.begin()
         train_step(batch=next(batches), timeline=timeline, **step)
         timeline.note("optimizer")  # here, so that the step's tensors are released within it
     device.wait()
@@ -352,8 +355,8 @@ def train(args: argparse.Namespace, timeline: Timeline, images: Images, **column
     """All steps of this rank, and their rows: what was measured, and under which settings."""
     model, batch_rank = build_model(args, timeline), batch_split(args.batch_size, RANKS)[RANK]
     times = run_steps(
-        args.warmup + args.steps, load_batches(args, images, timeline.device), timeline,
-        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=args.lr),
+        args.warmup + args.steps, args.warmup, load_batches(args, images, timeline.device),
+        timeline, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=args.lr),
         loss_scale=RANKS / args.batch_size if args.mode == "ddp" else 1 / batch_rank,
         micro_batches=args.micro_batches,
     )

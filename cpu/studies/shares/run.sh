@@ -9,7 +9,7 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export NUM_RUNS="${NUM_RUNS:-6}" WARMUP="${WARMUP:-1}" FIGURES=0 MEMORIES=kept
+export NUM_RUNS="${NUM_RUNS:-6}" STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" FIGURES=0 MEMORIES=kept
 export OWN_DIR="$here/runs_own" PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 : "${CPU_SHARE:=0.16}"
 
