@@ -58,9 +58,9 @@ def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path):
 
 
 def test_a_run_without_its_share_fails(tmp_path):
-    """A rank that had 0.25 of a core, not 0.2; or from which the host took 2 %."""
-    path, head = tmp_path / "run.csv", "warmup,rank,user_time,system_time,step_time,communication_time,"
-    head += "communication_user_time,communication_system_time"
+    """A rank that had 0.25 of a core, not 0.2; or from which the host took half."""
+    path, head = tmp_path / "run.csv", "warmup,rank,user_time,system_time,step_time,"
+    head += "communication_time,communication_user_time,communication_system_time"
     warmup = "1,0,9,0,11,0,0,0"
     path.write_text(f"{head}\n{warmup}\n0,0,1.9,0.2,11,1,0.1,0\n0,1,2.4,0.2,11,1,0.1,0\n")
     assert "rank 1 had 0.250 of a core" in SHARES.miss(path, {"CPU_SHARE": "0.2"}, 0.0, 9.0)
