@@ -331,10 +331,11 @@ def clock_resolution() -> dict[str, float]:
     return longer.groupby("found_in")["slept_s"].min().to_dict()
 
 
-def term_text(row: Any, term: str) -> str:
-    """A term of the loss budget in % of the step, unless the clock does not resolve it."""
+def term_text(row: Any, term: str, least: float = 0.0) -> str:
+    """A term of the loss budget in % of the step, unless the clock does not resolve it, or it is
+    less than something in it (s)."""
     part = "communication" if term in ("ddp", "transfer", "waiting") else "backward"
-    if abs(row[term]) < clock_resolution()[part]:
+    if abs(row[term]) < max(clock_resolution()[part], least):
         return "not resolved"
     return f"{interval_text(row, term + '_percent', 1)} %"
 

@@ -58,7 +58,7 @@ class Groups:
         """Groups for a run; what tells its ranks, which enter their own after start-up. The last
         rank may have a part of its share only: STRAGGLER=0.5."""
         self.remove()
-        place, period = controller() or V1, 1000 * PERIOD_MS
+        place, period = controller() or V1, 1000 * int(environment.get("CPU_PERIOD_MS", PERIOD_MS))
         folder, files = place / self.name, {}
         for rank in range(ranks):
             part = float(environment.get("STRAGGLER", 1)) if rank == ranks - 1 else 1.0

@@ -115,7 +115,8 @@ def test_contention_is_what_cores_lose_when_all_are_busy(tmp_path):
         ("triad", 2, 8.0))]  # fmt: skip
     rates = pd.DataFrame(rates, columns=["round", "what", "cores", "rate"])
     slower = script.contention_table(rates, runs_of(script, tmp_path))
-    assert script.verdict_of(slower) == (
+    assert "Too few" in script.verdict_of(slower, 5)
+    assert script.verdict_of(slower, 6) == (
         "Significantly longer: a triad, a step (memory glibc); not so: a product.")  # fmt: skip
     table = slower.set_index("what")["slower"]
     assert table.to_dict() == pytest.approx({"product": 1.0, "triad": 1.25,
@@ -140,6 +141,10 @@ def share_runs(tmp_path):
             own = share | {"batch_size": 16, "options": f"straggler={part}"}
             if n == 4:
                 write_run(tmp_path / f"late{part}", 4, run, 6.0 * drift / part, **own)
+        own = share | {"batch_size": 4 * n, "options": "period=10"}
+        if n in (1, 8):  # a shorter period: a tenth longer
+            write_run(tmp_path / "period", n, run, 6.6 * drift * (1 + 0.01 * (n - 1)), mode, **own)
+            write_run(tmp_path / "period", n, run, 6.6 * drift * (1 + 0.02 * (n - 1)), **own)
         if n in (1, 2, 4):
             write_run(tmp_path / "strong", n, run, 48.0 / n * drift, batch_size=32, **share)
     return script, tmp_path
@@ -165,6 +170,9 @@ def test_curve_budget_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     budget = pd.read_csv(tmp_path / "plots" / "budget.csv").set_index("num_devices")
     assert sorted(budget.index) == list(range(2, 9))
     assert budget.loc[8, "ideal"] == pytest.approx(6.0 * 1.175)
+    periods = pd.read_csv(tmp_path / "plots" / "periods.csv").set_index("period_ms")
+    assert periods["factor"].to_dict() == pytest.approx({50: 1.0, 10: 1.1})
+    assert periods["ideal"].to_dict() == pytest.approx({50: 6.0 * 1.175, 10: 6.6 * 1.175})
     assert {path.stem for path in (tmp_path / "plots").glob("*.png")} == {
         "curve", "budget", "straggler"}  # fmt: skip
     assert "0.88 [0.88, 0.88] on 8" in done.stdout  # 1 / 1.14

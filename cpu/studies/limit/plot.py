@@ -74,8 +74,10 @@ def contention_table(rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict_of(slower: pd.DataFrame) -> str:
+def verdict_of(slower: pd.DataFrame, rounds: int) -> str:
     """What takes longer when all cores are busy, as far as the intervals decide it."""
+    if rounds < 6:
+        return "Too few rounds to say what is significant."
     names = ("a " + slower["what"]).to_list()
     longer = [name for name, low in zip(names, slower["slower_low"], strict=True) if low > 1]
     rest = [name for name in names if name not in longer]
@@ -105,6 +107,7 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     layers, rates = (pd.read_csv(args.results / f"{name}.csv") for name in ("layers", "rates"))
     each, text = roof_table(layers, rates), r.interval_text
     roofs, slower = summary_of(each), contention_table(rates, runs)
+    verdict = verdict_of(slower, rates["round"].nunique())
     roofline(roofs, title, args.output)
     above = each[each["share"] > 100]
     print(f"{len(above)} of {len(each)} are above their roof", *above[KEY].to_numpy(), sep="\n  ")
@@ -113,10 +116,9 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
              " % of it is reached." for _, row in roofs[roofs["type"] == "step"].iterrows()]
     lines.append("- **All cores busy against one**: " + ", ".join(
         f"a {row['what']} takes {text(row, 'slower')} times as long" for _, row in
-        slower.iterrows()) + f". {verdict_of(slower)}")
-    verdict = pd.DataFrame([{"verdict": verdict_of(slower), "above": len(above),
-                             "cells": len(each)}])
-    return {"roofline": roofs, "contention": slower, "verdict": verdict}, lines
+        slower.iterrows()) + f". {verdict}")
+    decided = pd.DataFrame([{"verdict": verdict, "above": len(above), "cells": len(each)}])
+    return {"roofline": roofs, "contention": slower, "verdict": decided}, lines
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 The controls say how far the emulation can be trusted: ranks that do not communicate keep the step
 of one; at 1 and 2 devices the speed-up agrees with that of real cores in the same rounds; with a
 straggler the step follows its share, and the others wait for just that. Writes curve, budget and
-straggler (.png, .pdf), summary, controls, budget and stragglers .csv, and answers.md.
+straggler (.png, .pdf), summary, controls, budget, stragglers and periods .csv, and answers.md.
 """
 
 import sys
@@ -20,13 +20,14 @@ import figures as f  # noqa: E402  (found on the path of the line before)
 import results as r  # noqa: E402
 from figures import plt  # noqa: E402
 
-STRAGGLER = r"straggler=([0-9.]+)"
+STRAGGLER, PERIOD = r"straggler=([0-9.]+)", r"period=([0-9]+)"
 
 
 def control_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Per number of devices, within rounds: the step without communication over one device's, and
     the data-parallel speed-up on shares over that on real cores."""
-    runs = runs[runs["scaling"] == "weak"].assign(busy=runs["step_time"] - runs["waiting"])
+    runs = runs[(runs["scaling"] == "weak") & (runs["options"] == "")]
+    runs = runs.assign(busy=runs["step_time"] - runs["waiting"])
     shares, real, table = runs[runs["cpu_share"] != ""], runs[runs["cpu_share"] == ""], []
     one = shares[(shares["mode"] == "single_process") & (shares["num_devices"] == 1)]
     for devices, own in shares[shares["num_devices"] > 1].groupby("num_devices"):
@@ -52,6 +53,20 @@ def factor_of_a_share(runs: pd.DataFrame) -> tuple[float, float, float]:
     real = one[(one["cpu_share"] == "") & one["batch_size"].isin(sliced["batch_size"])]
     sliced = sliced[sliced["batch_size"].isin(real["batch_size"])]
     return r.paired_interval(sliced, real.assign(scaled=real["step_time"]), "scaled")
+
+
+def period_table(runs: pd.DataFrame, period: int) -> pd.DataFrame:
+    """What the throttling period (ms) does on the most devices: the budget there, and the factor of
+    a share, for the period of the study and for others."""
+    real, sliced = (runs[(runs["cpu_share"] == "") == is_real] for is_real in (True, False))
+    periods = sliced["options"].str.extract(PERIOD, expand=False)
+    table = []
+    for other in [None, *sorted(set(periods.dropna()), key=int)]:
+        own = sliced[(periods == other) if other else sliced["options"] == ""]
+        row = r.loss_budget(own).iloc[-1].to_dict() | {"period_ms": int(other or period)}
+        factor = factor_of_a_share(pd.concat([own, real]))
+        table.append(row | r.named_interval("factor", factor))
+    return pd.DataFrame(table)
 
 
 def straggler_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -99,9 +114,12 @@ def curve(runs: pd.DataFrame, table: pd.DataFrame, title: str, output: Path) -> 
              label="shares of a core, a batch of 32")
     past = pd.read_csv(HERE.parents[2] / "report" / "published_results.csv")
     past = past[(past["device"] == "cpu") & (past["num_devices"] > 1)]
-    rate = past["images_per_step"] / past["median_step_time_s"]
-    left.plot(past["num_devices"], 2 * rate / rate.iloc[0], "x--", color="#999999",
-              label="the original's rows, 2 cores taken as 2")
+    rate, low, high = (past["images_per_step"] / past[time] for time in
+                       ("median_step_time_s", "ci_high", "ci_low"))
+    base = rate.iloc[0] / 2
+    left.errorbar(past["num_devices"], rate / base, [(rate - low) / base, (high - rate) / base],
+                  fmt="x--", color="#999999", capsize=2,
+                  label="the original's rows, 2 cores taken as 2")
     left.set(xlabel="devices", ylabel="speed-up", xlim=(0, None), ylim=(0, None))
     left.legend()
     f.points(right, runs, weak, "efficiency", color=f.COLOURS[0], marker="o",
@@ -153,8 +171,8 @@ def straggler(table: pd.DataFrame, title: str, output: Path) -> None:
 
 
 def answers(table: pd.DataFrame, controls: pd.DataFrame, budget: pd.DataFrame, late: pd.DataFrame,
-            factor: tuple) -> list[str]:
-    text, lines = r.interval_text, []
+            periods: pd.DataFrame) -> list[str]:
+    text, lines, period = r.interval_text, [], periods["period_ms"].iloc[0] / 1000
     ddp = table[(table["mode"] == "ddp") & (table["cpu_share"] != "") & (table["options"] == "")]
     for scaling, name in (("strong", "a fixed batch"), ("weak", "4 images each")):
         own = ddp[(ddp["scaling"] == scaling) & (ddp["num_devices"] > 1)]
@@ -167,13 +185,17 @@ def answers(table: pd.DataFrame, controls: pd.DataFrame, budget: pd.DataFrame, l
     most = budget.iloc[-1]
     lines.append(f"- **Where a step on {most['num_devices']} shares goes**: the ideal step "
                  f"{most['ideal_percent']:.1f} %, " + ", ".join(
-                     f"{f.NAMES.get(term, term)} {r.term_text(most, term)}"
+                     f"{f.NAMES.get(term, term)} {r.term_text(most, term, period)}"
                      for term in r.TERMS[1:]) + ".")
     lines.append("- **Error of the emulation**: without communication the step is " + ", ".join(
         f"{text(row, 'alone')} times one device's on {row['num_devices']:.0f}"
-        for _, row in controls.iterrows()) + f"; a share does "
-        f"{r.interval_text(r.named_interval('x', factor), 'x')} times as long as its part of a core"
-        " would.")
+        for _, row in controls.iterrows()) + f"; a step on a share takes "
+        f"{text(periods.iloc[0], 'factor')} times as long as on that part of a core.")
+    lines += [f"- **With a throttling period of {row['period_ms']} ms** instead of "
+              f"{1000 * period:.0f}: a step on a share takes {text(row, 'factor')} times as long as "
+              f"on that part of a core; on {row['num_devices']} shares slowed backward is "
+              f"{r.term_text(row, 'slowed_backward')}, waiting {r.term_text(row, 'waiting')}."
+              for _, row in periods.iloc[1:].iterrows()]
     real = controls[controls.get("against_real", pd.Series(dtype=float)).notna()]
     lines += [f"- **Against real cores**: the speed-up on {row['num_devices']:.0f} shares is "
               f"{text(row, 'against_real')} times that on as many cores."
@@ -194,8 +216,15 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     curve(runs, table, title, args.output)
     budget_by_devices(budget, title, args.output)
     straggler(late, title, args.output)
-    return {"controls": controls, "budget": budget, "stragglers": late}, answers(
-        table, controls, budget, late, factor_of_a_share(runs))
+    environment = r.read_environment(args.results)
+    periods = period_table(runs, int(environment.get("cpu_period_ms", 50)))
+    periods["share"] = runs["cpu_share"].max()
+    lines = answers(table, controls, budget, late, periods)
+    if (log := args.results / "runs.csv").is_file():
+        results = pd.read_csv(log)["result"]
+        lines.append(f"- **Checks** of each rank's share and of stolen time: "
+                     f"{(results == 'failed').sum()} of {len(results)} runs failed.")
+    return {"controls": controls, "budget": budget, "stragglers": late, "periods": periods}, lines
 
 
 if __name__ == "__main__":

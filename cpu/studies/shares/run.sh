@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The curve from 1 to 8 devices, where a device is a share of a core: weak scaling with and without
-# communication, strong scaling, and a straggler among 4; in the same rounds 1 and 2 real cores, and
-# the anchor. Memory is kept. Needs root.
+# communication, strong scaling, a straggler among 4, and a shorter throttling period; in the same
+# rounds 1 and 2 real cores, and the anchor. Memory is kept. Needs root.
 #
 # Usage: sudo -E ./run.sh [--dry-run | --help]; then python plot.py. CPU_SHARE=0.16; the other
 # settings are those of run_experiments.sh.
@@ -25,6 +25,8 @@ list() {
     sed -n "/cores4_/{/no_communication/d; s/ /_straggler$part /
       s/CPU_SHARE/STRAGGLER=$part CPU_SHARE/; s/$/ --note straggler=$part/p}" <<<"$weak"
   done
+  sed -n "/_cores8_\|single_process/{s/ /_period10 /; s/CPU_SHARE/CPU_PERIOD_MS=10 CPU_SHARE/
+    s/$/ --note period=10/p}" <<<"$weak" # a shorter throttling period, on the most devices
   lines "5 8 16" strong ends 1 | sed -n /single_process/p # the local batches of strong scaling
   weak="$(lines 128 weak all "1 4 8" | sed '/ skip /d; /cores1_[^ ]*[0-9] /d; /no_communication/d')"
   for model in resnet18 mobilenet_v3_large alexnet; do # 16 images each, so that a slice is short
