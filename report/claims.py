@@ -3,7 +3,7 @@
     python claims.py        # writes claims.csv: claim, what its data say, what was seen here
 
 Reads published_results.csv (the re-analysis of the original study's rows: median step time of the
-slowest rank, 95 % interval, images that were really in a step), the summary of the main CPU sweep,
+slowest rank, 95 % interval, images that were really in a step), the summary of time-sliced devices,
 and memory.csv (gpu/predict_memory.py --output). Verdicts follow from intervals; where they cannot
 decide, the verdict says so.
 """
@@ -38,6 +38,8 @@ def linear(rows: pd.DataFrame) -> tuple[str, str]:
     """Speed-ups against the fewest devices, and whether they are linear to 7 devices."""
     base = rows.index[0]
     gains = {n: [x * base / n for x in ratio(rows, n, base)] for n in rows.index[1:]}
+    if "efficiency" in rows:  # within rounds
+        gains = {n: [rows.loc[n, f"efficiency{end}"] for end in r.ENDS] for n in gains}
     text = ", ".join(f"{gain[0]:.2f} on {n}" for n, gain in gains.items())
     below = [n for n, gain in gains.items() if gain[2] < 1 and n <= 7]
     verdict = f"No: below 1 on {', '.join(map(str, below))}" if below else "Not refuted"
@@ -100,8 +102,11 @@ def memory(path: Path) -> tuple[str, str]:
 
 def main() -> None:
     try:
-        summary = pd.read_csv(HERE.parent / "cpu" / "cpu_plots" / "summary.csv")
-        here = r.main_series(summary).set_index("num_devices")
+        summary = pd.read_csv(HERE.parent / "cpu" / "studies" / "shares" / "plots" / "summary.csv")
+        here = summary[(summary["mode"] == "ddp") & (summary["model"] == "densenet121")
+                       & summary["cpu_share"].notna() & (summary["scaling"] == "strong")
+                       & (summary["batch_size"] == 32) & summary["options"].isna()]
+        here = here.set_index("num_devices").sort_index()
         predicted = memory(HERE / "memory.csv")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}: run make report")

@@ -26,6 +26,7 @@ FOLDERS = {  # name: figures, rows
     "original": (STUDIES / "original_protocol" / "plots", STUDIES / "original_protocol" / "runs"),
     "variants": (STUDIES / "variants" / "plots", STUDIES / "variants" / "runs"),
     "network": (STUDIES / "network" / "plots", STUDIES / "network" / "runs"),
+    "shares": (STUDIES / "shares" / "plots", STUDIES / "shares" / "runs"),
 }
 ASKED = re.compile(r"\\(num|val)\{([^}#]*)\}")
 
@@ -58,28 +59,50 @@ def sweep_numbers(name: str) -> dict[str, object]:
 
 def named_rows(prefix: str, path: Path, *keys: str) -> dict[str, object]:
     """Each value of a table, named by its row's keys and its column."""
-    return {"/".join([prefix, *(slug(str(row[key])) for key in keys), name]): value
+    def part(key: object) -> str:
+        return slug(str(key).removesuffix(".0"))
+    return {"/".join([prefix, *(part(row[key]) for key in keys), name]): value
             for _, row in pd.read_csv(path).iterrows() for name, value in row.items()}
 
 
 def study_numbers() -> dict[str, object]:
     """Waiting and occasions; the price of a page fault, and what faults explain; roofs and
-    contention; single processes."""
-    memory, limit, single = (STUDIES / name / "plots" for name in
-                             ("memory", "limit", "single_process"))
+    contention; single processes; loading."""
+    memory, limit, single, loading = (STUDIES / name / "plots" for name in
+                                      ("memory", "limit", "single_process", "loading"))
     days = pd.read_csv(CPU / "cpu_plots" / "occasions.csv")
     main = r.main_series(days.assign(mode="ddp"))["series"].iloc[0]
     rates = days[(days["series"] == main) & (days["occasion"] != "together")]["rate"]
     best = pd.read_csv(single / "settings.csv").iloc[-1]
     return {
         **named_rows("cpu/waiting", CPU / "cpu_plots" / "waiting.csv", "series"),
-        "cpu/occasions/spread": rates.max() / rates.min(),
+        "cpu/occasions/spread": rates.max() / rates.min(), "cpu/occasions/number": len(rates),
+        **named_rows("loading", loading / "summary.csv", "dataset", "loader", "read_from"),
         **named_rows("memory", memory / "price.csv"),
         **named_rows("memory/verdict", memory / "verdict.csv", "what", "memory"),
         **named_rows("limit", limit / "roofline.csv", "memory", "type"),
         **named_rows("limit", limit / "verdict.csv"),
         **named_rows("limit/contention", limit / "contention.csv", "what"),
         **{f"single/best/{name}": value for name, value in best.items()},
+    }
+
+
+def shares_numbers() -> dict[str, object]:
+    """The curve over time-sliced devices by kind of scaling and number of devices; its controls,
+    budget, stragglers and throttling periods."""
+    folder, rows = FOLDERS["shares"]
+    table = pd.read_csv(folder / "summary.csv")
+    table = table[(table["mode"] == "ddp") & (table["model"] == "densenet121")
+                  & table["options"].isna() & table["cpu_share"].notna()]
+    curve = {f"shares/{row['scaling']}/{row['num_devices']}/{name}": value
+             for _, row in table.iterrows() for name, value in row.items()}
+    return curve | {
+        **{f"shares/machine/{k}": str(v) for k, v in r.read_environment(rows).items()},
+        **named_rows("shares/controls", folder / "controls.csv", "num_devices"),
+        **named_rows("shares/budget", folder / "budget.csv", "num_devices"),
+        **named_rows("shares/late", folder / "stragglers.csv", "part"),
+        **named_rows("shares/period", folder / "periods.csv", "period_ms"),
+        "shares/split/7": 32 / -(-32 // 7),
     }
 
 
@@ -93,6 +116,7 @@ def variants_numbers() -> dict[str, object]:
         **{f"variants/{name}/{k}": v for name, row in ends.items() for k, v in row.items()},
         **named_rows("variants", folder / "factors.csv", "factor"),
         **named_rows("variants/copy", folder / "copies.csv", "memory"),
+        **named_rows("variants/gains", folder / "gains.csv", "occasion"),
         **named_rows("variants/learning", folder / "learning.csv"),
     }
 
@@ -142,53 +166,23 @@ def other_numbers() -> dict[str, object]:
 
 def table_rows() -> dict[str, str]:
     """The rows of the report's tables."""
-    cpu, budget, days = (pd.read_csv(CPU / "cpu_plots" / f"{name}.csv") for name in
-                         ("summary", "budget", "occasions"))
-    loading, network, variants, factors, gains, faults, verdict, memory, roofs, single = (
-        pd.read_csv(STUDIES / f"{name.split()[0]}/plots/{name.split()[1]}.csv") for name in (
-            "loading summary", "network network", "variants variants", "variants factors",
-            "variants gains", "memory faults", "memory verdict", "memory summary",
-            "limit roofline", "single_process settings"))
-    allocators = memory[(memory["num_devices"] == 1) & memory["batch_size"].isin([16, 32])]
-    allocators = allocators.sort_values(["batch_size", "memory"])
-    claims = pd.read_csv(HERE / "claims.csv")
-    text, resolved = r.interval_text, r.clock_resolution()["communication"]
+    cpu, budget = (pd.read_csv(CPU / "cpu_plots" / f"{name}.csv") for name in
+                   ("summary", "budget"))
+    factors, verdict = (pd.read_csv(STUDIES / name) for name in (
+        "variants/plots/factors.csv", "memory/plots/verdict.csv"))
+    claims, text = pd.read_csv(HERE / "claims.csv"), r.interval_text
+    series = [own.sort_values("num_devices") for _, own in cpu[cpu["mode"] == "ddp"].groupby(
+        "series", sort=False)]
     tables = {
-        "cpu": [[f"{row['series']}, {row['mode'].replace('_', ' ')}", row["num_devices"],
-                 row["runs"], text(row, "rate"), text(row, "step_time"), text(row, "speedup")]
-                for _, row in cpu.iterrows()],
+        "cpu": [[own["series"].iloc[0], own["runs"].iloc[-1], text(own.iloc[0], "rate"),
+                 text(own.iloc[-1], "rate"), text(own.iloc[-1], "speedup")] for own in series],
         "budget": [[f.NAMES.get(term, term), *(r.term_text(row, term)
                                                for _, row in budget.iterrows())]
                    for term in r.TERMS],
         "budget-head": [["term", *(f"{row['series']} ({row['step_time']:.2f} s)"
                                    for _, row in budget.iterrows())]],
-        "occasions": [[row["occasion"].replace("_", " "), row["series"], row["runs"],
-                       text(row, "rate"), text(row, "speedup")] for _, row in days.iterrows()],
-        "loading": [[row["dataset"].split(" ")[0], row["loader"], row["read_from"], row["runs"],
-                     text(row, "loading_ms", 0), text(row, "rate")]
-                    for _, row in loading.iterrows()],
-        "faults": [[int(row["batch_size"]), f"{row['predicted'] / 1000:,.0f}",
-                    text(row, "more_faults", 0, 1e-3), text(row, "faults_kept", 0, 1e-3),
-                    text(row, "more_ms_per_image", 0)] for _, row in faults.iterrows()],
-        "allocators": [[r.allocator_name(row["memory"]), row["batch_size"], text(row, "rate"),
-                        *(text(row, name) for name in ("user_time", "system_time")),
-                        text(row, "minor_faults", 0, 1e-3)] for _, row in allocators.iterrows()],
         "verdict": [[row["what"], row["memory"], *(text(row, name) for name in (
                      "difference", "faults", "left"))] for _, row in verdict.iterrows()],
-        "roofline": [[row["type"], row["bound_by"], text(row, "seconds"), text(row, "roof"),
-                      text(row, "share", 0)]
-                     for _, row in roofs[roofs["memory"] == "kept"].iterrows()],
-        "single": [[row["setting"], row["runs"], text(row, "rate"), text(row, "over_old"),
-                    text(row, "ddp_over_it")] for _, row in single.iterrows()],
-        "gains": [[row["occasion"].replace("_", " "), row["rounds"], text(row, "plain"),
-                   text(row, "fast"), text(row, "gain")] for _, row in gains.iterrows()],
-        "network": [[row["network"], row["batch_size"], row["setting"], text(row, "step_time"),
-                     text(row, "transfer", 0, 1000) if row["transfer"] >= resolved else
-                     "not resolved",
-                     f"{1000 * row['slowed']:+.0f}"] for _, row in network.iterrows()],
-        "variants": [[row["variant"], row["runs"], text(row, "rate"),
-                      "base" if row["variant"].startswith("plain") else text(row, "gain"),
-                      f"{row['loading_percent']:.1f}"] for _, row in variants.iterrows()],
         "factors": [[row["factor"], *(text(row, kind) for kind in ("alone", "mean", "last"))]
                     for _, row in factors.iterrows()],
         "claims": [list(row) for _, row in claims.iterrows()],
@@ -210,7 +204,8 @@ def fingerprint() -> str:
 def main() -> None:
     try:
         numbers = sweep_numbers("cpu") | sweep_numbers("original") | sweep_numbers("variants")
-        numbers |= study_numbers() | variants_numbers() | network_numbers() | other_numbers()
+        numbers |= study_numbers() | shares_numbers() | variants_numbers() | network_numbers()
+        numbers |= other_numbers()
         rows = table_rows()
     except (OSError, KeyError, IndexError, ValueError, r.ResultsError) as error:
         sys.exit(f"error: the report's data are not complete ({error!r}): run make report")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -67,6 +68,15 @@ def test_memory_table(memory, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["predict_memory.py", "--model", "resnet18"])
     memory.main()  # another network: it has no recomputation
     assert "recomputation" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["resnet18", "mobilenet_v3_large", "alexnet"])
+def test_memory_of_other_networks(memory, model):
+    """Within 5 % of the second predictor, without the allowance for workspaces."""
+    count = memory.predict_memory(model, 32, 224, "fp32", 1, False)
+    tracked = tracked_peak(model, 32, "fp32", 1, False)
+    bare = count.total - count.buckets - count.allowance
+    assert bare == pytest.approx(tracked, rel=0.05)
 
 
 def fails_with(script, monkeypatch, capsys, *arguments):
@@ -256,3 +266,42 @@ def test_predicted_memory_on_a_gpu(data, tmp_path):
             float(row[f"{name}_memory_bytes"]) for name in ("peak", "predicted")
         )  # fmt: skip
         assert abs(predicted / measured - 1) < tolerance, (batch, predicted, measured)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: kernels")
+def test_clocks_on_a_gpu(data, tmp_path):
+    """Kernels of known length in forward, backward and optimizer are found there, within 3 %."""
+    output, places = tmp_path / "times_run1.csv", load("tests/injected.py").PLACES
+    done = launch(
+        1, INJECTED, REPOSITORY / SCRIPT, "sleep", tmp_path, "--", "--data", data, "--output",
+        output, "--batch-size", 16, "--steps", 36, "--warmup", 9, "--workers", 0,
+        INJECTED_SLEEP="0.2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in read_rows(output) if row["warmup"] == "0"]
+    for part in ("forward", "backward", "optimizer"):
+        found = {place: statistics.median(
+            float(row[f"{part}_time"]) for row in rows
+            if places[int(row["step"]) % len(places)] == place) for place in (part, "nowhere")}
+        print(f"{part}: {1000 * (found[part] - found['nowhere']):.1f} of 200 ms")
+        assert found[part] - found["nowhere"] == pytest.approx(0.2, rel=0.03), part
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: gradients")
+def test_gradients_on_a_gpu(data, tmp_path):
+    """The same weights after two steps with 1, 2 and 3 ranks that share the GPU."""
+    parameters = {}
+    for ranks in (1, 2, 3):
+        output = tmp_path / f"ranks{ranks}.csv"
+        done = launch(
+            ranks, INJECTED, REPOSITORY / SCRIPT, "record", tmp_path, "--", "--data", data,
+            "--output", output, "--batch-size", 7, "--steps", 2, "--warmup", 0, "--workers", 0,
+            "--image-size", 64, "--lr", 1, *(["--share-gpu"] if ranks > 1 else []),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        saved = torch.load(tmp_path / f"{output.stem}_rank0.pt", map_location="cpu")
+        parameters[ranks] = {k: v for k, v in saved["parameters"].items() if v.is_floating_point()}
+    for ranks in (2, 3):
+        worst = max((parameters[ranks][k] - v).abs().max() for k, v in parameters[1].items())
+        print(f"{ranks} ranks: weights differ by {worst:.1e}")
+        assert worst < 1e-3

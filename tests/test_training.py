@@ -220,23 +220,23 @@ def test_clocks_find_what_was_put_in(data, tmp_path):
         assert min(float(r["started_at"]) + float(r["step_time"]) for r in own) > data_there
 
 
-@pytest.mark.parametrize("environment, expected", [
-    ({}, "glibc"),
-    ({"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000"}, "kept"),
-    ({"THP_MEM_ALLOC_ENABLE": "1"}, "glibc THP_MEM_ALLOC_ENABLE=1"),
+@pytest.mark.parametrize("model, environment, expected", [
+    ("resnet18", {}, "glibc"),
+    ("mobilenet_v3_large", {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0"}, "kept"),
+    ("alexnet", {"THP_MEM_ALLOC_ENABLE": "1"}, "glibc THP_MEM_ALLOC_ENABLE=1"),
 ])  # fmt: skip
-def test_rows_say_what_memory_and_network(data, tmp_path, environment, expected):
+def test_rows_say_what_memory_and_network(data, tmp_path, model, environment, expected):
     """And another network, in micro-batches, with as many threads as there are cores, pinned."""
     output, cores = tmp_path / "times_run1.csv", len(os.sched_getaffinity(0))
     options = ["--mode", "single_process", "--threads", cores, "--micro-batches", 2]
     done = launch(
         1, REPOSITORY / "cpu/project_ex_1.py", "--data", data, "--output", output, "--steps", 1,
-        "--warmup", 0, "--image-size", 64, "--batch-size", 4, "--model", "resnet18", *options,
+        "--warmup", 0, "--image-size", 64, "--batch-size", 4, "--model", model, *options,
         **environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (row,) = read_rows(output)
-    assert (row["memory"], row["model"], row["mode"]) == (expected, "resnet18", "single_process")
+    assert (row["memory"], row["model"], row["mode"]) == (expected, model, "single_process")
     assert (row["threads"], row["num_devices"], row["micro_batches"]) == (str(cores),) * 2 + ("2",)
     assert row["ddp_time"] == "0.0" and row["options"] == "image_size=64"
 

@@ -63,6 +63,7 @@ def period_table(runs: pd.DataFrame, period: int) -> pd.DataFrame:
     table = []
     for other in [None, *sorted(set(periods.dropna()), key=int)]:
         own = sliced[(periods == other) if other else sliced["options"] == ""]
+        own = own.assign(scaling="weak", series=other) if other else own  # it has no base in DDP
         row = r.loss_budget(own).iloc[-1].to_dict() | {"period_ms": int(other or period)}
         factor = factor_of_a_share(pd.concat([own, real]))
         table.append(row | r.named_interval("factor", factor))
@@ -191,10 +192,11 @@ def answers(table: pd.DataFrame, controls: pd.DataFrame, budget: pd.DataFrame, l
         f"{text(row, 'alone')} times one device's on {row['num_devices']:.0f}"
         for _, row in controls.iterrows()) + f"; a step on a share takes "
         f"{text(periods.iloc[0], 'factor')} times as long as on that part of a core.")
-    lines += [f"- **With a throttling period of {row['period_ms']} ms** instead of "
-              f"{1000 * period:.0f}: a step on a share takes {text(row, 'factor')} times as long as "
-              f"on that part of a core; on {row['num_devices']} shares slowed backward is "
-              f"{r.term_text(row, 'slowed_backward')}, waiting {r.term_text(row, 'waiting')}."
+    lines += [f"- **Throttled every {row['period_ms']} ms** instead of "
+              f"{1000 * period:.0f}: a step on a share takes {text(row, 'factor')} times as long as"
+              f" on that part of a core; on {row['num_devices']:.0f} shares slowed backward is "
+              f"{r.term_text(row, 'slowed_backward')}, waiting {r.term_text(row, 'waiting')} "
+              f"({row['rounds']:.0f} rounds)."
               for _, row in periods.iloc[1:].iterrows()]
     real = controls[controls.get("against_real", pd.Series(dtype=float)).notna()]
     lines += [f"- **Against real cores**: the speed-up on {row['num_devices']:.0f} shares is "
@@ -209,6 +211,8 @@ def answers(table: pd.DataFrame, controls: pd.DataFrame, budget: pd.DataFrame, l
 
 def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
     rows, runs, table = (frame[frame["model"] == "densenet121"] for frame in (rows, runs, table))
+    environment = r.read_environment(args.results)
+    title = f.make_title(environment, runs)  # without the other networks
     controls, late = control_table(runs), straggler_table(rows)
     budget = r.loss_budget(runs[(runs["cpu_share"] != "") & (runs["options"] == "")])
     if budget.empty or len(late) < 2:
@@ -216,13 +220,12 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     curve(runs, table, title, args.output)
     budget_by_devices(budget, title, args.output)
     straggler(late, title, args.output)
-    environment = r.read_environment(args.results)
     periods = period_table(runs, int(environment.get("cpu_period_ms", 50)))
     periods["share"] = runs["cpu_share"].max()
     lines = answers(table, controls, budget, late, periods)
     if (log := args.results / "runs.csv").is_file():
         results = pd.read_csv(log)["result"]
-        lines.append(f"- **Checks** of each rank's share and of stolen time: "
+        lines.append("- **Checks** of each rank's share and of the host's time: "
                      f"{(results == 'failed').sum()} of {len(results)} runs failed.")
     return {"controls": controls, "budget": budget, "stragglers": late, "periods": periods}, lines
 
