@@ -76,7 +76,8 @@ def test_a_long_sweep_stays_as_it_began(listing):
     print(f"{len(walls)} runs; memory {seen[1][0] / 2**20:.1f} to {seen[-1][0] / 2**20:.1f} MiB, "
           f"descriptors {seen[1][1]} to {seen[-1][1]}, wall time per run "
           f"{sum(walls[:tenth]) / tenth:.3f} to {sum(walls[-tenth:]) / tenth:.3f} s")
-    assert seen[-1][0] < 1.1 * seen[1][0] + 2**20 and seen[-1][1:] == seen[1][1:]
+    assert seen[-1][0] < 1.1 * seen[1][0] + 2**20 and seen[-1][2] == seen[1][2]
+    assert seen[-1][1] < seen[1][1] + 8  # a run that is being started has some
     assert sum(walls[-tenth:]) < 3 * sum(walls[:tenth])  # other tests may run beside it
 
 
