@@ -72,8 +72,8 @@ def test_memory_table(memory, capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("model", ["resnet18", "mobilenet_v3_large", "alexnet"])
 def test_memory_of_other_networks(memory, model):
-    """Never below the second predictor, and beyond it by no more than the gradients, which the count
-    takes for complete when the activations are at their peak (without the allowance)."""
+    """Not below the second predictor, and beyond it by no more than the gradients, which the count
+    takes for complete when activations are at their peak (without the allowance)."""
     count = memory.predict_memory(model, 32, 224, "fp32", 1, False)
     tracked = tracked_peak(model, 32, "fp32", 1, False)
     bare = count.total - count.buckets - count.allowance

@@ -157,7 +157,8 @@ def test_emulation_is_held_against_its_controls(share_runs):
     assert table["alone"].to_dict() == pytest.approx({n: 1 + 0.01 * (n - 1) for n in range(2, 9)})
     assert table.loc[2, "against_real"] == pytest.approx(1.04 / 1.02)
     assert table["against_real"].notna().sum() == 1
-    assert script.factor_of_a_share(runs[runs["options"] == ""])[0] == pytest.approx(6.0 * 0.2 / 1.2)
+    plain = runs[runs["options"] == ""]
+    assert script.factor_of_a_share(plain)[0] == pytest.approx(6.0 * 0.2 / 1.2)
 
 
 def test_curve_budget_and_stragglers_from_one_to_eight(share_runs, tmp_path):
