@@ -138,7 +138,7 @@ def network_numbers() -> dict[str, object]:
     alone = alone[(alone["network"] == "1gbit") & (alone["bytes"] == alone["bytes"].max())]
     share = alone["bytes"].max() * 8 / 1e9 / alone["seconds"].median()  # two ranks: the bytes once
     numbers["network/all_reduce_percent"] = 100 * share
-    return numbers | {"network/runs": " or ".join(map(str, sorted(set(table["runs"]))))}
+    return numbers
 
 
 def other_numbers() -> dict[str, object]:

@@ -5,6 +5,7 @@ import random
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def test_damaged_runs_are_found_set_aside_and_measured_anew(listing):
     assert "damaged since" not in run(listing, NUM_RUNS="30")
 
 
+@pytest.mark.alone
 def test_a_long_sweep_stays_as_it_began(listing):
     """Memory, descriptors and time per run of the runner do not grow, nor what lies in /tmp."""
     environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0", "TMPDIR": str(
@@ -68,17 +70,19 @@ def test_a_long_sweep_stays_as_it_began(listing):
         for number, line in enumerate(process.stdout):
             if number % (RUNS // 10) == 0 and line.startswith("["):
                 memory = int(proc.joinpath("statm").read_text().split()[1]) * 4096
-                files = len(list(proc.joinpath("fd").iterdir()))
-                seen.append((memory, files, len(list(listing.parent.iterdir()))))
+                files = []  # the fewest of some: a run that is being started has more
+                for _ in range(50):
+                    files.append(len(list(proc.joinpath("fd").iterdir())))
+                    time.sleep(0.001)
+                seen.append((memory, min(files), len(list(listing.parent.iterdir()))))
     assert process.returncode == 0 and len(seen) == 10
     walls = [float(row["wall_s"]) for row in read_rows(listing.parent / "rows" / "runs.csv")]
     tenth = len(walls) // 10
     print(f"{len(walls)} runs; memory {seen[1][0] / 2**20:.1f} to {seen[-1][0] / 2**20:.1f} MiB, "
           f"descriptors {seen[1][1]} to {seen[-1][1]}, wall time per run "
           f"{sum(walls[:tenth]) / tenth:.3f} to {sum(walls[-tenth:]) / tenth:.3f} s")
-    assert seen[-1][0] < 1.1 * seen[1][0] + 2**20 and seen[-1][2] == seen[1][2]
-    assert seen[-1][1] < seen[1][1] + 8  # a run that is being started has some
-    assert sum(walls[-tenth:]) < 3 * sum(walls[:tenth])  # other tests may run beside it
+    assert seen[-1][0] < 1.1 * seen[1][0] + 2**20 and seen[-1][1:] == seen[1][1:]
+    assert sum(walls[-tenth:]) < 1.5 * sum(walls[:tenth])
 
 
 def test_shares_by_the_controller_of_version_2(tmp_path, monkeypatch):
