@@ -96,10 +96,12 @@ def shares_numbers() -> dict[str, object]:
                   & table["options"].isna() & table["cpu_share"].notna()]
     curve = {f"shares/{row['scaling']}/{row['num_devices']}/{name}": value
              for _, row in table.iterrows() for name, value in row.items()}
+    machine, most = r.read_environment(rows), pd.read_csv(folder / "budget.csv").iloc[-1]
+    period = float(machine["cpu_period_ms"]) / 1000
     return curve | {
-        **{f"shares/machine/{k}": str(v) for k, v in r.read_environment(rows).items()},
+        **{f"shares/most/{term}": r.term_text(most, term, period) for term in r.TERMS},
+        **{f"shares/machine/{k}": str(v) for k, v in machine.items()},
         **named_rows("shares/controls", folder / "controls.csv", "num_devices"),
-        **named_rows("shares/budget", folder / "budget.csv", "num_devices"),
         **named_rows("shares/late", folder / "stragglers.csv", "part"),
         **named_rows("shares/period", folder / "periods.csv", "period_ms"),
         "shares/split/7": 32 / -(-32 // 7),
