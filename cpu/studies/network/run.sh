@@ -19,7 +19,7 @@
 #   BATCH_SIZES=                      images per step over all hosts; none: 4 for each
 #   VARIANTS="; --bucket-cap-mb 1"    options that take turns
 #   ANCHOR=1                          0: leave out the default configuration on this machine's cores
-#   NUM_RUNS=6  STEPS=2  WARMUP=1     rounds, measured steps of a run, warm-up steps
+#   NUM_RUNS=6  STEPS=1  WARMUP=1     rounds, measured steps of a run, warm-up steps
 #   RUN_TIMEOUT=300                   seconds after which a run is ended and counts as failed
 
 set -euo pipefail
@@ -29,7 +29,7 @@ cpu="$here/../.."
 : "${HOSTS:=2 4 8}" "${RATES:=1gbit unshaped}" "${NUM_RUNS:=6}" "${OPTIONS:=}" "${CPU_SHARE:=0.16}"
 : "${ANCHOR:=1}" "${BATCH_SIZES:=}"
 SLOW_RATES="${SLOW_RATES-100mbit}" VARIANTS="${VARIANTS-; --bucket-cap-mb 1}"
-export STEPS="${STEPS:-2}" WARMUP="${WARMUP:-1}" RUN_TIMEOUT="${RUN_TIMEOUT:-300}"
+export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" RUN_TIMEOUT="${RUN_TIMEOUT:-300}"
 export BOUNDS=none SERIES=strong MEMORIES=kept FIGURES=0 OWN_DIR="$here/runs_own"
 export TORCH_CPP_LOG_LEVEL=ERROR GLOO_SOCKET_IFNAME=eth0 MASTER_ADDR=10.77.0.1
 export PYTHON="${PYTHON:-$(command -v "$cpu/../.venv/bin/python" || echo python3)}"
@@ -67,9 +67,9 @@ make_cluster() {
   done
 }
 
-# Limit what each of $1 hosts sends to the part $3 of rate $2. The bucket holds 4 ms, or the kernel's timer could not
-# keep up, and at least three of TCP's 64 KB packets, or they would be cut up at a cost in headers;
-# the queue holds half a second, so that TCP and not loss sets the pace.
+# Limit what each of $1 hosts sends to the part $3 of rate $2. The bucket holds 4 ms, or the kernel's
+# timer could not keep up, and at least three of TCP's 64 KB packets, or they would be cut up at a
+# cost in headers; the queue holds half a second, so that TCP and not loss sets the pace.
 shape_links() {
   local number bytes_s
   for ((number = 0; number < $1; number++)); do

@@ -28,7 +28,7 @@ list() {
   sed -n "/_cores8_\|single_process/{s/ /_period10 /; s/CPU_SHARE/CPU_PERIOD_MS=10 CPU_SHARE/
     s/$/ --note period=10/p}" <<<"$weak" # a shorter throttling period, on the most devices
   lines "5 8 16" strong ends 1 | sed -n /single_process/p # the local batches of strong scaling
-  weak="$(lines 128 weak all "1 4 8" | sed '/ skip /d; /cores1_[^ ]*[0-9] /d; /no_communication/d')"
+  weak="$(lines 128 weak all "1 4 8" | sed '/ skip /d; /cores1_[^ ]*\([0-9]\|communication\) /d')"
   for model in resnet18 mobilenet_v3_large alexnet; do # 16 images each, so that a slice is short
     sed "s/ /_$model /; s/$/ --model $model/" <<<"$weak"
   done
