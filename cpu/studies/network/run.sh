@@ -19,7 +19,8 @@
 #   BATCH_SIZES=                      images per step over all hosts; none: 4 for each
 #   VARIANTS="; --bucket-cap-mb 1"    options that take turns
 #   ANCHOR=1                          0: leave out the default configuration on this machine's cores
-#   NUM_RUNS=6  STEPS=1  WARMUP=1     rounds, measured steps of a run, warm-up steps
+#   NUM_RUNS=6  STEPS=1  WARMUP=2     rounds, measured steps of a run, warm-up steps: in the second
+#                                     DDP orders its buckets anew, for which ranks wait in forward
 #   RUN_TIMEOUT=300                   seconds after which a run is ended and counts as failed
 
 set -euo pipefail
@@ -29,7 +30,7 @@ cpu="$here/../.."
 : "${HOSTS:=2 4 8}" "${RATES:=1gbit unshaped}" "${NUM_RUNS:=6}" "${OPTIONS:=}" "${CPU_SHARE:=0.16}"
 : "${ANCHOR:=1}" "${BATCH_SIZES:=}"
 SLOW_RATES="${SLOW_RATES-100mbit}" VARIANTS="${VARIANTS-; --bucket-cap-mb 1}"
-export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" RUN_TIMEOUT="${RUN_TIMEOUT:-300}"
+export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-300}"
 export BOUNDS=none SERIES=strong MEMORIES=kept FIGURES=0 OWN_DIR="$here/runs_own"
 export TORCH_CPP_LOG_LEVEL=ERROR GLOO_SOCKET_IFNAME=eth0 MASTER_ADDR=10.77.0.1
 export PYTHON="${PYTHON:-$(command -v "$cpu/../.venv/bin/python" || echo python3)}"
