@@ -14,7 +14,7 @@ help:
 	  'make report     the report, from the published rows (needs LaTeX; says which packages)' \
 	  'make test       set-up, tests' \
 	  'make test-root  tests of the virtual cluster: need root, iproute2 and network namespaces' \
-	  'make faults     breaks more than 200 real sweeps at random points (an hour or two)' \
+	  'make faults     breaks 400 real sweeps at random points (some hours; goes on when stopped)' \
 	  'make lint       ruff and shellcheck' \
 	  'make clean      removes caches and LaTeX working files; never a measurement, figure or image'
 
@@ -55,6 +55,7 @@ report: plots
 	  latexmk texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended >&2; exit 1; }
 	$(BIN)/python gpu/predict_memory.py --output report/memory.csv >/dev/null
 	$(BIN)/python report/claims.py >/dev/null
+	$(BIN)/python report/scaling_model.py >/dev/null
 	$(BIN)/python report/report_numbers.py
 	@cd report && latexmk -pdf -interaction=nonstopmode -halt-on-error report.tex >/dev/null 2>&1 \
 	  || { echo 'error: LaTeX failed, see report/report.log:' >&2; grep -A3 '^!' report.log >&2; exit 1; }
@@ -65,8 +66,7 @@ test: .venv/ready-tests
 	$(BIN)/python -m pytest -q tests --ignore=tests/root -m alone
 
 faults: .venv/ready-tests
-	rm -f tests/faults/campaign.csv
-	FAULTS=224 FAULTS_LOG='$(CURDIR)/tests/faults/campaign.csv' $(BIN)/python -m pytest -q -s tests/faults
+	FAULTS=400 FAULTS_LOG='$(CURDIR)/tests/faults/campaign.csv' $(BIN)/python -m pytest -q -s tests/faults
 	SOAK=2000 $(BIN)/python -m pytest -q -s tests/test_runner.py
 
 test-root: .venv/ready-tests

@@ -29,6 +29,8 @@ def share_plan(runs: list, identity: dict[str, Any], settings: dict[str, str]) -
             if not same or store.get(f"node {other}") != b"same":
                 raise NodesError(f"node {other} has another machine, code or dataset than node 0")
         return runs
-    except RuntimeError:
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            raise NodesError(f"port {port} is taken: set another MASTER_PORT") from None
         raise NodesError(
             f"the {nodes} nodes did not meet at {address}:{port} within {limit} s") from None

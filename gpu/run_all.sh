@@ -73,7 +73,7 @@ for stage in $STAGES; do
       ;;
     d)
       run RESULTS_DIR="${RESULTS_DIR%_own}_cpu_own" CORE_COUNTS="1 2 4 8" BATCH_SIZES=32 MEMORIES=kept \
-        BOUNDS=all STEPS=1 WARMUP=1 NUM_RUNS=6 OPTIONS="$OPTIONS" "$here/../cpu/run_experiments.sh"
+        BOUNDS=all STEPS=1 WARMUP=2 NUM_RUNS=6 OPTIONS="$OPTIONS" "$here/../cpu/run_experiments.sh"
       ;;
     e)
       gpus GPU_COUNTS=1 NUM_RUNS=6 BATCH_SIZES="${BATCH_SIZES##* }" \

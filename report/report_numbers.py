@@ -92,10 +92,11 @@ def shares_numbers() -> dict[str, object]:
     budget, stragglers and throttling periods."""
     folder, rows = FOLDERS["shares"]
     table = pd.read_csv(folder / "summary.csv")
-    table = table[(table["mode"] == "ddp") & (table["model"] == "densenet121")
+    table = table[(table["mode"] != "single_process") & (table["model"] == "densenet121")
                   & table["options"].isna() & table["cpu_share"].notna()]
-    curve = {f"shares/{row['scaling']}/{row['num_devices']}/{name}": value
-             for _, row in table.iterrows() for name, value in row.items()}
+    kind = table["scaling"].where(table["mode"] == "ddp", "alone")
+    curve = {f"shares/{kind[index]}/{row['num_devices']}/{name}": value
+             for index, row in table.iterrows() for name, value in row.items()}
     machine, most = r.read_environment(rows), pd.read_csv(folder / "budget.csv").iloc[-1]
     period = float(machine["cpu_period_ms"]) / 1000
     return curve | {
@@ -124,23 +125,24 @@ def variants_numbers() -> dict[str, object]:
 
 
 def network_numbers() -> dict[str, object]:
-    """At each rate DDP as it is, and the setting with the shortest step; decided where their
-    intervals do not overlap."""
-    table, numbers = pd.read_csv(FOLDERS["network"][0] / "network.csv"), {}
-    batch = table.groupby("batch_size")["setting"].nunique().idxmax()
-    for network, rows in table[table["batch_size"] == batch].groupby("network"):
-        plain, best = rows[rows["setting"] == "DDP as it is"], rows.sort_values("step_time")
-        for name, row in (("plain", plain.iloc[0]), ("best", best.iloc[0])):
-            numbers |= {f"network/{network}/{name}/{k}": v for k, v in row.items()}
-        overlap = best.iloc[0]["step_time_high"] >= plain.iloc[0]["step_time_low"]
-        numbers[f"network/{network}/overlap"] = "overlap" if overlap else "do not overlap"
-    machine = r.read_environment(FOLDERS["network"][1])
-    numbers |= {f"network/machine/{k}": v for k, v in machine.items()}
-    alone = pd.read_csv(FOLDERS["network"][1] / "all_reduce.csv")
-    alone = alone[(alone["network"] == "1gbit") & (alone["bytes"] == alone["bytes"].max())]
-    share = alone["bytes"].max() * 8 / 1e9 / alone["seconds"].median()  # two ranks: the bytes once
-    numbers["network/all_reduce_percent"] = 100 * share
-    return numbers
+    """By link, setting and hosts; of the all-reduce alone, also GB/s and microseconds. The model's
+    inputs and errors."""
+    folder = FOLDERS["network"][0]
+    alone = named_rows("network/alone", folder / "all_reduce.csv", "network", "ranks", "bytes")
+    for name in list(alone):
+        for column, new, unit in (("bus_bandwidth", "bus_gb", 1e9),
+                                  ("message", "message_us", 1e-6)):
+            if column in name:
+                alone[name.replace(column, new)] = alone[name] / unit
+    inputs = pd.read_csv(HERE / "scaling_inputs.csv").set_index("input")["value"]
+    missed = inputs[inputs.index.str.startswith("missed")]
+    missed.index = missed.index.str.removeprefix("missed by the law of ")
+    return alone | {
+        **named_rows("network", folder / "network.csv", "network", "setting", "num_devices"),
+        **named_rows("scaling/summary", HERE / "scaling_summary.csv", "configurations"),
+        **{f"scaling/missed/{slug(law)}": value for law, value in missed.items()},
+        "scaling/law": missed.idxmin(),
+    }
 
 
 def other_numbers() -> dict[str, object]:
@@ -170,8 +172,8 @@ def table_rows() -> dict[str, str]:
     """The rows of the report's tables."""
     cpu, budget = (pd.read_csv(CPU / "cpu_plots" / f"{name}.csv") for name in
                    ("summary", "budget"))
-    factors, verdict = (pd.read_csv(STUDIES / name) for name in (
-        "variants/plots/factors.csv", "memory/plots/verdict.csv"))
+    factors, verdict, networks = (pd.read_csv(STUDIES / name) for name in (
+        "variants/plots/factors.csv", "memory/plots/verdict.csv", "networks/plots/networks.csv"))
     claims, text = pd.read_csv(HERE / "claims.csv"), r.interval_text
     series = [own.sort_values("num_devices") for _, own in cpu[cpu["mode"] == "ddp"].groupby(
         "series", sort=False)]
@@ -187,6 +189,9 @@ def table_rows() -> dict[str, str]:
                      "difference", "faults", "left"))] for _, row in verdict.iterrows()],
         "factors": [[row["factor"], *(text(row, kind) for kind in ("alone", "mean", "last"))]
                     for _, row in factors.iterrows()],
+        "networks": [[row["model"], *(text(row, name) for name in (
+                      "rate_glibc", "kept_one", "kept_most", "speedup_glibc", "speedup_kept"))]
+                     for _, row in networks.iterrows()],
         "claims": [list(row) for _, row in claims.iterrows()],
     }
     return {f"rows/{name}": f.tex_rows(rows) for name, rows in tables.items()}
@@ -195,8 +200,8 @@ def table_rows() -> dict[str, str]:
 def fingerprint() -> str:
     """Of all that the report is made from: a PDF that shows another one is out of date."""
     sources = [*CPU.rglob("plots/*.csv"), *(CPU / "cpu_plots").glob("*.csv"),
-               *(HERE / name for name in ("report.tex", "references.bib", "clock_truth.csv",
-                                          "claims.csv"))]
+               *HERE.glob("scaling*.csv"), *(HERE / name for name in (
+                   "report.tex", "references.bib", "clock_truth.csv", "claims.csv"))]
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(path.read_bytes())

@@ -1,33 +1,39 @@
 """What communication costs over a network, on known truth."""
 
+import itertools
+
 import pandas as pd
 import pytest
 from conftest import load
 
 
 def test_cost_of_communication():
-    """Against no communication of the same batch; exposed and slowed apart; settings by name."""
+    """Against no communication of as many hosts in the same rounds; exposed and slowed apart."""
     script = load("cpu/studies/network/plot.py")
-    base = {"mode": "ddp", "num_devices": 2, "batch_size": 8, "bucket_cap_mb": "", "runs": 6}
-    rows = [
-        base | {"options": "nodes=2;network=unshaped", "mode": "no_communication", "time": 1.0},
-        base | {"options": "nodes=2;network=1gbit", "time": 1.3},
-        base | {"options": "ddp=bf16-gradients;nodes=2;network=1gbit", "bucket_cap_mb": "1",
-                "time": 1.1},
-        base | {"options": "gradients=bf16;nodes=2;network=1gbit", "time": 1.2},
-    ]  # fmt: skip
-    for row in rows:
-        time = row.pop("time")
-        for name, value in (("step_time", time), ("transfer", (time - 1) / 2),
-                            ("backward", 0.5 + (time - 1) / 4)):  # fmt: skip
-            row |= {name: value, f"{name}_low": 0.99 * value, f"{name}_high": 1.01 * value}
-    table = script.network_table(pd.DataFrame(rows))
-    assert dict(zip(table["setting"], table["cost"], strict=True)) == pytest.approx(
-        {"DDP as it is": 0.3, "1 MB buckets + bf16 gradients": 0.1, "bf16 gradients": 0.2}
-    )
-    assert sorted(table["slowed"]) == pytest.approx([0.025, 0.05, 0.075])
+    base = dict.fromkeys(script.r.KEY, "") | {"mode": "ddp", "occasion": "one", "waiting": 0.0}
+    rows = []
+    for run, hosts in itertools.product(range(1, 7), (2, 8)):
+        drift = 1 + 0.1 * run  # of the machine: the same for all in a round
+        for network, cap, options, time in (
+            ("unshaped", "", ";mode", 1.0), ("1gbit", "", "", 1.3),
+            ("1gbit", "1", ";gradients=bf16", 1.1), ("1gbit", "1", "", 1.2)):  # fmt: skip
+            row = base | {"run_id": run, "num_devices": hosts, "batch_size": 4 * hosts,
+                          "bucket_cap_mb": cap, "options": f"network={network}{options}",
+                          "cpu_share": "0.16", "step_time": time * drift,
+                          "backward": (0.5 + (time - 1) / 4) * drift,
+                          "transfer": drift * (time - 1) / 2}  # fmt: skip
+            rows.append(row | ({"mode": "no_communication"} if time == 1.0 else {}))
+    runs = pd.DataFrame(rows)
+    table = script.network_table(runs)
+    eight = table[table["num_devices"] == 8].set_index("setting")
+    assert eight["ratio"].to_dict() == pytest.approx(
+        {"DDP as it is": 1.3, "1 MB buckets + bf16 gradients": 1.1, "1 MB buckets": 1.2})
+    assert sorted(eight["slowed"]) == pytest.approx([0.025 * 1.35, 0.05 * 1.35, 0.075 * 1.35])
+    assert script.rate_text("1gbit", "0.16") == "1gbit at full speed = 160 Mbit here"
+    assert eight["over_plain"]["1 MB buckets"] == pytest.approx(1.2 / 1.3)
+    assert len(table) == 6
     with pytest.raises(script.r.ResultsError, match="none without communication"):
-        script.network_table(pd.DataFrame(rows[1:]))
+        script.network_table(runs[runs["mode"] == "ddp"])
 
 
 def test_an_all_reduce_over_a_ring():

@@ -46,7 +46,7 @@ def test_every_number_and_figure_exists(committed):
     assert set(re.findall(r"\\csname (.*?)\\endcsname\{", said)) == asked and asked
     for figure in re.findall(r"\\includegraphics\[.*?\]\{(.*?)\}", body):
         assert list(committed.rglob(f"{figure}.pdf")), figure
-    for script in ("claims", "report_numbers"):
+    for script in ("claims", "scaling_model", "report_numbers"):
         subprocess.run([sys.executable, committed / "report" / f"{script}.py"], check=True,
                        capture_output=True)  # fmt: skip
     assert (committed / "report" / "numbers.tex").read_text() == said

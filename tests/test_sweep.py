@@ -19,10 +19,12 @@ SMALL = {"BATCH_SIZES": "4", "CORE_COUNTS": "1 2", "NUM_RUNS": "1", "STEPS": "2"
 SIZE = "_image_size_32"  # what these options add to the folders' names
 
 
-def start(results: Path, data: Path, *arguments: str, **settings: str) -> subprocess.Popen:
+def start(
+    results: Path, data: Path, *arguments: str, program: Path = SWEEP, **settings: str
+) -> subprocess.Popen:
     environment = {**os.environ, **SMALL, "RESULTS_DIR": str(results), "DATA_DIR": str(data)}
     return subprocess.Popen(
-        [str(SWEEP), *arguments], env=environment | settings, text=True, start_new_session=True,
+        [str(program), *arguments], env=environment | settings, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

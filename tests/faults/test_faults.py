@@ -3,18 +3,21 @@
 Each case is a group of faults on one results folder: a sweep is started and broken, again and
 again, and at last left to end. make test runs a few, make faults the campaign:
 
-    FAULTS=224 python -m pytest -q -s tests/faults        # SEED=1 for other points in time
+    FAULTS=400 python -m pytest -q -s tests/faults        # SEED=1 for other points in time
 
-FAULTS_LOG names a CSV file that gets one line per fault, like campaign.csv.
+FAULTS_LOG names a CSV file that gets one line per fault, like campaign.csv; groups that it has are
+not repeated, so that a campaign goes on where it was stopped.
 """
 
 import collections
 import contextlib
 import csv
+import itertools
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,17 +25,18 @@ import traceback
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, read_rows
+from conftest import REPOSITORY, load, read_rows
 from test_sweep import contents, processes_of, start, wait_for
 
 FAULTS, SEED, GROUP = int(os.environ.get("FAULTS", 3)), int(os.environ.get("SEED", 0)), 8
 SETTINGS = {"NUM_RUNS": "3", "RUN_TIMEOUT": "60", "BOUNDS": "none"}
 RUNS = 6  # of such a sweep: 1 and 2 cores, three rounds
-ROOT = os.geteuid() == 0
+NETWORK = REPOSITORY / "cpu" / "studies" / "network" / "run.sh"
+ROOT, SHARES = os.geteuid() == 0, load("common/shares.py")
 LOG = ["seed", "group", "kind", "runs_complete", "runs_lost", "survived"]
 PLOTS = [sys.executable, str(REPOSITORY / "cpu" / "plot_cpu_results.py")]
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-survived = collections.Counter()
+survived, outcomes = collections.Counter(), []
 # Started in the background of a script, this process and its sweeps would ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -49,6 +53,11 @@ class Broken:
         return start(
             self.results, self.data, **SETTINGS | {"TMPDIR": str(self.temporary)} | settings
         )
+
+    def sliced(self, **settings: str) -> subprocess.Popen:
+        """A sweep over shares of a core, which has a folder of its own."""
+        settings = {"TMPDIR": str(self.temporary), "CPU_SHARE": "0.4", **settings}
+        return start(self.results.with_name("shares"), self.data, **SETTINGS | settings)
 
     def stop(self, process: subprocess.Popen) -> None:
         process.send_signal(signal.SIGTERM)
@@ -259,9 +268,142 @@ def clock_set_back(broken, process):
     return ""
 
 
+def pause_sweep(broken, process):
+    """The sweep is stopped while its run goes on, and continued: it takes no harm."""
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(broken.dice.uniform(1.0, 6.0))
+    os.kill(process.pid, signal.SIGCONT)
+    return "all runs are complete"
+
+
+def damaged_later(broken, process):
+    """A bit of a complete run changes: the next sweep says so, keeps it aside and measures anew.
+    At last what was damaged is put back from the user's copy."""
+    broken.stop(process)
+    complete = contents(broken.results)
+    if not complete:
+        return False
+    name = broken.dice.choice(sorted(complete))
+    path, log = broken.results / name, broken.results / "runs.csv"
+    damaged, rows = bytearray(complete[name]), log.read_bytes()
+    damaged[broken.dice.randrange(len(damaged))] ^= 1
+    path.write_bytes(damaged)
+    cores = name.split("cores")[1][0]
+    again = broken.sweep(CORE_COUNTS=cores, NUM_RUNS=path.stem.removeprefix("times_run"))
+    out, err = again.communicate(timeout=240)
+    assert again.returncode == 0 and "damaged since it was measured" in out, out + err
+    (aside,) = broken.results.rglob("damaged_*")
+    assert aside.read_bytes() == damaged and len(read_rows(path)) % 3 == 0
+    aside.unlink()
+    path.write_bytes(complete[name])
+    log.write_bytes(rows)
+    return ""
+
+
+def port_taken(broken, process):
+    """Another program has the port at which nodes were to meet."""
+    broken.stop(process)
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        two = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CORE_COUNTS": "2"}
+        late = broken.sweep(**two)
+        out, err = late.communicate(timeout=120)
+    assert late.returncode == 2 and f"port {port} is taken" in err, out + err
+    return ""
+
+
+def other_code(broken, process):
+    """A second node has another training script: neither measures anything."""
+    broken.stop(process)
+    complete, copy = contents(broken.results), broken.results.with_name("copy")
+    for folder in ("cpu", "common"):
+        shutil.copytree(REPOSITORY / folder, copy / folder, dirs_exist_ok=True,
+                        ignore=shutil.ignore_patterns("*.csv", "*.pdf", "*.png"))  # fmt: skip
+    with (copy / "cpu" / "project_ex_1.py").open("a") as file:
+        file.write("\nOTHER = 1\n")
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
+    two = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CORE_COUNTS": "2",
+           "NUM_RUNS": "9"}  # fmt: skip
+    nodes = [broken.sweep(**two), broken.sweep(
+        **two, NODE_RANK="1", program=copy / "cpu" / "run_experiments.sh")]  # fmt: skip
+    for node in nodes:
+        out, err = node.communicate(timeout=120)
+        assert node.returncode == 2 and "another machine, code or dataset" in err, out + err
+    shutil.rmtree(copy)
+    assert contents(broken.results) == complete
+    return ""
+
+
+def in_groups() -> list[Path]:
+    """The groups' files that list a process."""
+    files = SHARES.controller().glob("sweep-*/*/cgroup.procs")
+    return [path for path in files if path.read_text()]
+
+
+def kill_sliced(broken, process):
+    """A sweep over shares is killed: the next one removes its groups."""
+    broken.stop(process)
+    late = broken.sliced(STEPS="2000", CORE_COUNTS="2")
+    wait_for(in_groups, 60)
+    os.kill(late.pid, signal.SIGKILL)
+    late.communicate()
+    wait_for(lambda: not processes_of(broken.results.with_name("shares")), 20)
+    # So short a step may miss its share.
+    broken.sliced(CORE_COUNTS="1", NUM_RUNS="1").communicate(timeout=240)
+    assert not list(SHARES.controller().glob("sweep-*"))
+    shutil.rmtree(broken.results.with_name("shares"))
+    return ""
+
+
+def group_removed(broken, process):
+    """In mid-run somebody takes the ranks out of their groups, and removes these."""
+    broken.stop(process)
+    late = broken.sliced(STEPS="2000", CORE_COUNTS="2")
+    for path in wait_for(in_groups, 60):
+        for pid in path.read_text().split():
+            SHARES.controller().joinpath("cgroup.procs").write_text(pid)
+        path.parent.rmdir()
+    late.send_signal(signal.SIGTERM)
+    out, err = late.communicate(timeout=60)
+    assert "stopped: complete runs are kept" in out + err, out + err
+    assert not list(SHARES.controller().glob("sweep-*"))
+    shutil.rmtree(broken.results.with_name("shares"))
+    return ""
+
+
+def link_down(broken, process):
+    """In a virtual cluster a host's link goes down and, seconds later, up again: the runs go on or
+    fail in a line each, and no host is left."""
+    broken.stop(process)
+    results = broken.results.with_name("hosts")
+    late = start(
+        results, broken.data, program=NETWORK, HOSTS="2", RATES="1gbit", SLOW_RATES="", VARIANTS="",
+        ANCHOR="0", CPU_SHARE="1", NUM_RUNS="1", STEPS="40", RUN_TIMEOUT="60",
+        TMPDIR=str(broken.temporary),
+    )  # fmt: skip
+    wait_for(lambda: {"0", "1"} <= set(processes_of(results).values()), 90)
+    time.sleep(broken.dice.uniform(4.0, 12.0))
+    for state in ("down", "up"):
+        subprocess.run(["ip", "-n", "ddp-host1", "link", "set", "eth0", state], check=False)
+        time.sleep(broken.dice.uniform(0.5, 5.0))
+    out, err = late.communicate(timeout=240)
+    assert late.returncode == ("FAILED" in out), out + err
+    hosts = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    assert "ddp-" not in hosts, hosts
+    shutil.rmtree(results)
+    return ""
+
+
 FAULT_KINDS = [kill_rank, kill_torchrun, kill_sweep, interrupt_sweep, terminate_sweep,
-               second_sweep, damaged_image, hang_rank, damaged_file]  # fmt: skip
+               second_sweep, damaged_image, hang_rank, damaged_file, pause_sweep, damaged_later,
+               port_taken, other_code]  # fmt: skip
 FAULT_KINDS += [clock_set_back] if FAKETIME else []
+FAULT_KINDS += [kill_sliced, group_removed] if ROOT and SHARES.controller() else []
+FAULT_KINDS += [link_down] if ROOT and shutil.which("tc") else []
 IF_MOUNTED = [read_only, disk_full]
 IF_NOT_MOUNTED = [remove_results, other_settings]  # a mount point cannot be moved or removed
 
@@ -293,17 +435,39 @@ def inject(kind, broken: Broken, process: subprocess.Popen, complete: dict, grou
     finally:
         now = contents(broken.results)
         lost = sum(now.get(name) != raw for name, raw in complete.items())
-        if "FAULTS_LOG" in os.environ and (sound or sys.exc_info()[0]):
-            path = Path(os.environ["FAULTS_LOG"])
-            rows = [] if path.is_file() else [LOG]
-            rows.append([SEED, group, kind.__name__, len(complete), lost, int(sound)])
-            with path.open("a", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(rows)
+        if sound or sys.exc_info()[0]:
+            outcomes.append([SEED, group, kind.__name__, len(complete), lost, int(sound)])
+
+
+def campaign() -> list[dict[str, str]]:
+    """The outcomes that were logged before."""
+    path = Path(os.environ.get("FAULTS_LOG", "none"))
+    return read_rows(path) if path.is_file() else []
+
+
+def log_outcomes() -> None:
+    """A group's outcomes, at its end (one that is broken off is done again), and the table of all
+    by kind beside the log."""
+    if "FAULTS_LOG" in os.environ:
+        path, rows = Path(os.environ["FAULTS_LOG"]), [*([] if campaign() else [LOG]), *outcomes]
+        with path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        head = "| fault | injected | survived | complete runs at stake | lost |"
+        kinds, table = collections.defaultdict(list), [head, "|---|---|---|---|---|"]
+        for row in campaign():
+            kinds[row["kind"]].append([int(row[name]) for name in LOG[3:]])
+        for kind, own in [*sorted(kinds.items()), ("all", [*itertools.chain(*kinds.values())])]:
+            stake, lost, sound = map(sum, zip(*own, strict=True))
+            table.append(f"| {kind.replace('_', ' ')} | {len(own)} | {sound} | {stake} | {lost} |")
+        path.with_suffix(".md").write_text("\n".join([*table, ""]))
+    outcomes.clear()
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("group", range(-(-FAULTS // GROUP)))
 def test_faults(data, tmp_path, group):
+    if any((row["seed"], row["group"]) == (str(SEED), str(group)) for row in campaign()):
+        pytest.skip("in the log")
     dice = random.Random(f"{SEED} {group}")
     broken = Broken(tmp_path / "results", tmp_path / "data", dice)
     shutil.copytree(data, broken.data)
@@ -342,6 +506,7 @@ def test_faults(data, tmp_path, group):
         done = broken.plots()
         assert done.returncode == 0, done.stderr
     finally:
+        log_outcomes()
         if mounted:
             subprocess.run(["umount", "-l", str(broken.results)], check=False)
         print(f"faults survived so far: {sum(survived.values())}, {dict(survived)}")

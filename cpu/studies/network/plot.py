@@ -1,11 +1,11 @@
-"""What communication costs over a shaped network, by link rate and by how DDP is set.
+"""What communication costs in a virtual cluster, by hosts, link rate and how DDP is set.
 
     python plot.py                # runs_own if it is there, else runs
 
-The cost of communication is the step against the same step without communication: what is exposed
-after backward, and what the hidden transfer takes from the core that computes. Writes
-communication_cost (.png, .pdf), summary.csv, network.csv and all_reduce.csv: the all-reduce alone,
-on whole cores and links, by its bytes, hosts and link.
+The cost of communication is the step over the same step without communication, in the same rounds:
+what is exposed after backward, and what the hidden transfer takes from the core that computes.
+Writes communication_cost (.png, .pdf), summary.csv, network.csv, all_reduce.csv (the all-reduce
+alone, on whole cores and links, by its bytes, hosts and link) and answers.md.
 """
 
 import re
@@ -20,7 +20,7 @@ import figures as f  # noqa: E402  (found on the path of the line before)
 import results as r  # noqa: E402
 from figures import plt  # noqa: E402
 
-EXPOSED, REST = f.PARTS["transfer"][0], f.PARTS["backward"][0]
+PLAIN = "DDP as it is"
 
 
 def bits_per_second(network: str) -> float:
@@ -29,30 +29,45 @@ def bits_per_second(network: str) -> float:
     return float(found[1]) * {"m": 1e6, "g": 1e9}[found[2]] if found else float("inf")
 
 
-def network_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The configurations that name a network, with what each costs beyond a step without
-    communication of the same batch, in s; raises ResultsError if that was not measured."""
-    options = table["options"].str.split(";")
-    named = options.map(lambda words: dict(w.split("=", 1) for w in words if "=" in w))
-    bf16 = named.str.get("gradients").map({"bf16": "bf16 gradients"})
-    table = table.assign(network=named.str.get("network"),
-                         ddp=named.str.get("ddp").fillna(bf16).fillna(""))
-    table = table[table["network"].notna()]
-    alone = table[table["mode"] == "no_communication"].set_index("batch_size")
-    table = table[table["mode"] == "ddp"].copy()
-    for name in ("step_time", "backward"):
-        table[f"alone_{name}"] = table["batch_size"].map(alone[name])
-    if table.empty or table["alone_step_time"].isna().any():
+def rate_text(network: str, share: str) -> str:
+    """A link's rate at full speed, and as slowed as the hosts are."""
+    if not share or network == "unshaped":
+        return network
+    return f"{network} at full speed = {bits_per_second(network) * float(share) / 1e6:g} Mbit here"
+
+
+def network_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Per number of hosts, link and setting: the step, its ratio to the one without communication
+    in the same rounds, and what it is made of (s); raises ResultsError if there is none."""
+    network = runs["options"].str.extract(r"network=(\w+)", expand=False)
+    runs = runs.assign(network=network).drop_duplicates([*r.ROUND, *set(r.KEY) - {"scaling"}])
+    runs, table = runs[network.notna()], []
+    key = ["num_devices", "batch_size", "network", "bucket_cap_mb", "options", "cpu_share"]
+    for values, own in runs[runs["mode"] == "ddp"].groupby(key):
+        row = dict(zip(key, values, strict=True))
+        alone = runs[(runs["mode"] == "no_communication")
+                     & (runs["num_devices"] == row["num_devices"])
+                     & (runs["batch_size"] == row["batch_size"])]
+        if alone.empty:
+            continue
+        bf16 = "gradients=bf16" in row.pop("options")
+        names = [f"{row['bucket_cap_mb']} MB buckets"] * bool(row["bucket_cap_mb"])
+        row |= {"setting": " + ".join([*names, *["bf16 gradients"] * bf16]) or PLAIN,
+                "runs": len(own), "bits": bits_per_second(row["network"])}
+        row |= r.named_interval("step_time", r.median_interval(own["step_time"]))
+        row |= r.named_interval("ratio", r.paired_interval(own, alone, "step_time"))
+        plain = runs[(runs["mode"] == "ddp") & (runs["bucket_cap_mb"] == "")
+                     & (runs["num_devices"] == row["num_devices"])
+                     & (runs["batch_size"] == row["batch_size"])
+                     & (runs["network"] == row["network"])]
+        row |= r.named_interval("over_plain", r.paired_interval(own, plain, "step_time"))
+        for name in ("transfer", "waiting"):
+            row |= r.named_interval(name, r.mean_interval(own[name]))
+        slowed = (r.by_round(own, "backward") - r.by_round(alone, "backward")).dropna()
+        table.append(row | r.named_interval("slowed", r.mean_interval(slowed)))
+    if not table:
         raise r.ResultsError("no runs over a network, or none without communication")
-    for end in r.ENDS:
-        table[f"cost{end}"] = table[f"step_time{end}"] - table["alone_step_time"]
-    table["slowed"] = table["backward"] - table["alone_backward"]
-    table["setting"] = [
-        " + ".join([f"{cap} MB buckets"] * bool(cap) + [ddp.replace("-", " ")] * bool(ddp))
-        or "DDP as it is" for cap, ddp in zip(table["bucket_cap_mb"], table["ddp"], strict=True)
-    ]
-    return table.assign(bits=table["network"].map(bits_per_second)).sort_values(
-        ["batch_size", "bits", "setting"], ignore_index=True)
+    return pd.DataFrame(table).sort_values(["bits", "num_devices", "setting"], ignore_index=True)
 
 
 def all_reduce_table(times: pd.DataFrame) -> pd.DataFrame:
@@ -75,40 +90,55 @@ def all_reduce_table(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def communication_cost(table: pd.DataFrame, title: str, output: Path) -> None:
-    """For each link rate, the cost of each setting: exposed, and the rest; interval of the step."""
-    batch = table.groupby("batch_size")["setting"].nunique().idxmax()
-    table = table[table["batch_size"] == batch]
-    networks = table.drop_duplicates("network")["network"].tolist()
-    settings = sorted(set(table["setting"]), reverse=True)
+    """By hosts, how much longer a step is than without communication: a panel for each link rate,
+    a line for each setting; hollow, of the step, what is exposed."""
+    networks, settings = (list(table[name].unique()) for name in ("network", "setting"))
     figure, panels = plt.subplots(1, len(networks), sharey=True, layout="constrained",
-                                  squeeze=False, figsize=(9.6, 5.2))
+                                  squeeze=False, figsize=(9.6, 4.2))
     for axes, network in zip(panels[0], networks, strict=True):
-        own = table[table["network"] == network].set_index("setting").reindex(settings)
-        exposed = own["transfer"]
-        rest = (own["cost"] - exposed).clip(lower=0)
-        axes.barh(settings, exposed, 0.6, color=EXPOSED, hatch="xx", edgecolor="white",
-                  linewidth=0, label="exposed transfer")
-        axes.barh(settings, rest, 0.6, exposed, color=REST,
-                  label="the rest: slowed backward, waiting")
-        axes.errorbar(own["cost"], settings, xerr=f.error_bars(own, "cost"), fmt="o",
-                      color="#000000", markersize=4, capsize=3,
-                      label="cost of the step: median, interval over runs")
-        axes.axvline(0, color="#444444", linewidth=0.8)
-        axes.set(title=network, xlabel="s per step")
-    handles = panels[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3)
-    figure.suptitle(
-        f"Step beyond {table['alone_step_time'].iloc[0]:.2f} s without communication, "
-        f"{table['num_devices'].iloc[0]} hosts, batch {batch}\n{title}", fontsize=10)
+        own = table[table["network"] == network]
+        for place, setting in enumerate(settings):
+            line = own[own["setting"] == setting]
+            hosts, bars = line["num_devices"] + 0.12 * (place - 1), f.error_bars(line, "ratio")
+            axes.errorbar(hosts, 100 * (line["ratio"] - 1), [100 * bar for bar in bars], marker="o",
+                          capsize=3, markersize=5, color=f.COLOURS[place], label=setting)
+            axes.plot(hosts, 100 * line["transfer"] / (line["step_time"] / line["ratio"]), ":o",
+                      color=f.COLOURS[place], markerfacecolor="white", markersize=5)
+        axes.axhline(0, color="#444444", linewidth=0.8)
+        axes.set(xlabel="hosts, 4 images each", xticks=sorted(table["num_devices"].unique()))
+        axes.set_title(rate_text(network, own["cpu_share"].iloc[0]).replace(" = ", "\n= "),
+                       fontsize=9)
+    panels[0][0].set_ylabel("longer than a step without\ncommunication (%)")
+    widest = max(panels[0], key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+    figure.legend(*widest.get_legend_handles_labels(), loc="outside lower center",
+                  ncols=len(settings), title="filled: the step; hollow: what is exposed of it")
+    figure.suptitle(title, fontsize=10)
     f.save(figure, output / "communication_cost")
 
 
+def answers(table: pd.DataFrame, alone: pd.DataFrame) -> list[str]:
+    lines = []
+    for network, own in table.groupby("network", sort=False):
+        for setting, line in own.groupby("setting", sort=False):
+            link = rate_text(network, line["cpu_share"].iloc[0])
+            said = []
+            for name in ("ratio", *["over_plain"] * (setting != PLAIN)):
+                said.append(", ".join(f"{r.interval_text(row, name)} on {row['num_devices']} hosts"
+                                      for _, row in line.iterrows()))
+            lines.append(f"- **Virtual cluster, link {link}, {setting}**: a step over one without "
+                         f"communication {f'; over {PLAIN} '.join(said)}.")
+    shaped = alone[(alone["bytes"] == alone["bytes"].max()) & alone["over_rate"].notna()]
+    ratios = [f"{r.interval_text(row, 'over_rate')} on {row['ranks']} hosts at {row['network']}"
+              for _, row in shaped.iterrows()]
+    return [*lines, "- **All-reduce of all gradients alone**, over 2(n-1)/n x bytes / rate: "
+            f"{', '.join(ratios)}."]
+
+
 def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
-    network = network_table(table)
-    with plt.rc_context({"axes.grid.axis": "x", "font.size": 9}):
-        communication_cost(network, title, args.output)
+    network = network_table(runs)
+    communication_cost(network, title, args.output)
     alone = all_reduce_table(pd.read_csv(args.results / "all_reduce.csv"))
-    return {"network": network, "all_reduce": alone}, []
+    return {"network": network, "all_reduce": alone}, answers(network, alone)
 
 
 if __name__ == "__main__":
