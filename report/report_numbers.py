@@ -228,6 +228,7 @@ def main() -> None:
         if isinstance(value, float):
             digits = f"{value:#.3g}".removesuffix(".")
             text = f"{float(digits):,.0f}" if value.is_integer() or abs(value) >= 1000 else digits
+        text = re.sub(r"(?<![\w}-])-(?=\d)", r"\\ensuremath{-}", text)  # minus, not hyphen
         lines.append(rf"\expandafter\def\csname {name}\endcsname{{{text}}}")
     (HERE / "numbers.tex").write_text("\n".join([*lines, ""]))
     print(f"{len(lines) - 1} numbers and tables are in {HERE / 'numbers.tex'}")

@@ -232,6 +232,7 @@ def summary_of(table: pd.DataFrame, period: float) -> pd.DataFrame:
     network, summary = table["model"] == FITTED, []
     for name, chosen in (("fitted", ~table["held_out"]),
                          ("more devices", table["held_out"] & network),
+                         ("8 devices", network & (table["num_devices"] == 8)),
                          ("other networks", ~network)):
         own = table[chosen]
         row = {"configurations": name, "number": len(own), "floor": own["floor"].median()}

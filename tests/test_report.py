@@ -105,6 +105,7 @@ def test_claims_follow_the_data():
     assert claims.slower(rates({7: (8, 7, 9), 8: (7.5, 6.9, 8.1)}))[1] == "Not decided"
     assert claims.loading(good)[1] == "No: it falls"
     assert claims.loading(good.assign(loading=0.1))[1] == "Not refuted"
+    assert claims.loading(good, shortest=0.2)[1] == "Not refuted"
     assert claims.loading(good.loc[:2])[1].startswith("Open")
     gpus = [rates({n: (gain, 0.99 * gain, 1.01 * gain) for n, gain in zip((1, 2, 3), gains,
                    strict=True)}).assign(total_batch=batch)

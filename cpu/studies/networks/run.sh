@@ -8,7 +8,7 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export CORE_COUNTS="${CORE_COUNTS:-1 2}" BOUNDS=none SERIES=strong FIGURES=0
-export NUM_RUNS="${NUM_RUNS:-6}" WARMUP="${WARMUP:-1}" OWN_DIR="$here/runs_own"
+export NUM_RUNS="${NUM_RUNS:-6}" STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" OWN_DIR="$here/runs_own"
 export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 VARIANTS="" # densenet121 is the first
 for model in resnet18 resnet50 mobilenet_v3_large alexnet; do VARIANTS+="; --model $model"; done
