@@ -385,7 +385,7 @@ def link_down(broken, process):
         ANCHOR="0", CPU_SHARE="1", NUM_RUNS="1", STEPS="40", RUN_TIMEOUT="60",
         TMPDIR=str(broken.temporary),
     )  # fmt: skip
-    wait_for(lambda: {"0", "1"} <= set(processes_of(results).values()), 90)
+    wait_for(lambda: {"0", "1"} <= set(processes_of(results.parent).values()), 90)
     time.sleep(broken.dice.uniform(4.0, 12.0))
     for state in ("down", "up"):
         subprocess.run(["ip", "-n", "ddp-host1", "link", "set", "eth0", state], check=False)
