@@ -57,6 +57,7 @@ def network_table(runs: pd.DataFrame) -> pd.DataFrame:
         row |= r.named_interval("step_time", r.median_interval(own["step_time"]))
         row |= r.named_interval("ratio", r.paired_interval(own, alone, "step_time"))
         plain = runs[(runs["mode"] == "ddp") & (runs["bucket_cap_mb"] == "")
+                     & ~runs["options"].str.contains("gradients=")
                      & (runs["num_devices"] == row["num_devices"])
                      & (runs["batch_size"] == row["batch_size"])
                      & (runs["network"] == row["network"])]

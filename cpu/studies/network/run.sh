@@ -142,7 +142,9 @@ main() {
     *) die "unknown option '$1': there are --dry-run and --help; settings are in the environment" ;;
   esac
   mapfile -t cores < <(cd "$cpu" && "$PYTHON" -c \
-    'import project_ex_1; print(*project_ex_1.granted_cores(), sep="\n")')
+    'import project_ex_1; print(*project_ex_1.granted_cores(), sep="\n")' 2>/dev/null)
+  ((${#cores[@]})) || die "no torch for $PYTHON: run 'make .venv', or set PYTHON"
+  [[ $HOSTS =~ ^[0-9\ ]+$ ]] || die "HOSTS: expected integers like '2 4 8', got '$HOSTS'"
   most=$(awk -v share="$CPU_SHARE" -v cores="${#cores[@]}" \
     'BEGIN { print int(share < 1 ? 0.65 * cores / share : cores) }')
   if [[ ${1:-} == --dry-run ]]; then
