@@ -171,8 +171,8 @@ def test_sweep_runs_again_in_micro_batches_after_out_of_memory(data, tmp_path):
     python = tmp_path / "python"  # for runs, not for the description, the script gets the fault
     python.write_text(
         f"""#!/usr/bin/env bash
-[[ $1 != */project_ex_2.py || $2 == --describe ]] && exec {sys.executable} "$@"
-exec {sys.executable} {INJECTED} "$1" out_of_memory {tmp_path} -- "${{@:2}}"
+[[ $1 != */project_ex_2.py || $2 == --describe ]] && exec '{sys.executable}' "$@"
+exec '{sys.executable}' '{INJECTED}' "$1" out_of_memory '{tmp_path}' -- "${{@:2}}"
 """
     )
     python.chmod(0o755)

@@ -71,9 +71,9 @@ def cluster(data, tmp_path_factory) -> Path:
 script=$1
 shift
 if [[ $script == */project_ex_1.py && " $* " != *" --describe "* ]]; then
-  exec {sys.executable} {INJECTED} "$script" record {folder} -- "$@"
+  exec '{sys.executable}' '{INJECTED}' "$script" record '{folder}' -- "$@"
 fi
-exec {sys.executable} "$script" "$@"
+exec '{sys.executable}' "$script" "$@"
 """)
     python.chmod(0o755)
     process = start(
