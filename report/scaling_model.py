@@ -25,7 +25,7 @@ import results as r  # noqa: E402
 from figures import plt  # noqa: E402
 
 STUDIES = HERE.parent / "cpu" / "studies"
-FITTED, MIB = "densenet121", 2**20
+FITTED, SLOW, MIB = "densenet121", "100mbit", 2**20
 SETTINGS = ["study", "model", "mode", "num_devices", "batch_size", "link", "bucket_cap_mb", "part"]
 SHOWN = {"exposed": "transfer", "slowed": "slowed", "waiting": "waiting"}  # terms that are tested
 
@@ -104,17 +104,18 @@ def predict(inputs: Inputs, row: pd.Series) -> dict[str, float]:
 
 def configurations(*studies: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows on shares, and a line for each of their configurations: median of the step with its
-    interval, means of its terms, and what the options say: link, buckets, compression."""
+    interval, means of its terms, and what the options say: link, buckets, compression. Occasions of
+    a study stand by themselves: network, network_2."""
     table, rows = [], []
     for folder in studies:
-        found = r.read_results(folder)[0].assign(study=folder.parent.name)
+        study = folder.parent.name + folder.name.removeprefix("runs")
+        found = r.read_results(folder)[0].assign(study=study)
         controls = found["options"].str.contains("straggler|period")
         found = found[(found["cpu_share"] != "") & ~controls]
         runs = r.run_table(found).drop_duplicates([*r.ROUND, *set(r.KEY) - {"scaling"}])
         link = runs["options"].str.extract(r"network=(\w+)", expand=False).fillna("loopback")
         part = np.where(runs["options"].str.contains("gradients=bf16"), 0.5, 1.0)
-        for values, own in runs.assign(study=folder.parent.name, link=link, part=part).groupby(
-                SETTINGS):
+        for values, own in runs.assign(study=study, link=link, part=part).groupby(SETTINGS):
             line = dict(zip(SETTINGS, values, strict=True)) | {"runs": len(own)}
             line |= r.named_interval("step_time", r.median_interval(own["step_time"]))
             line["busy"] = (own["step_time"] - own["waiting"]).median()
@@ -233,6 +234,7 @@ def summary_of(table: pd.DataFrame, period: float) -> pd.DataFrame:
     for name, chosen in (("fitted", ~table["held_out"]),
                          ("more devices", table["held_out"] & network),
                          ("8 devices", network & (table["num_devices"] == 8)),
+                         ("slow link", table["held_out"] & (table["link"] == SLOW)),
                          ("other networks", ~network)):
         own = table[chosen]
         row = {"configurations": name, "number": len(own), "floor": own["floor"].median()}
@@ -265,15 +267,16 @@ def draw(table: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    shares, network = STUDIES / "shares" / "runs", STUDIES / "network" / "runs"
+    shares, networks = (r.occasions_of(STUDIES / name / "runs") for name in ("shares", "network"))
     try:
-        rows, table = configurations(shares, network)
-        inputs, known = fit(rows, table, pd.read_csv(network / "all_reduce.csv"),
-                            pd.read_csv(network / "gradients.csv"))
+        rows, table = configurations(*shares, *networks)
+        inputs, known = fit(
+            rows, table, pd.concat(pd.read_csv(path / "all_reduce.csv") for path in networks),
+            pd.read_csv(networks[0] / "gradients.csv"))
         found = compare(inputs, table)
     except (OSError, KeyError, IndexError, ValueError, r.ResultsError) as error:
         sys.exit(f"error: the model lacks data ({error}): run the sweeps of shares and network")
-    period = float(r.read_environment(shares).get("cpu_period_ms", 50)) / 1000
+    period = float(r.read_environment(shares[0]).get("cpu_period_ms", 50)) / 1000
     summary = summary_of(found, period)
     for name, own in (("", found), ("_inputs", known), ("_summary", summary)):
         own.to_csv(HERE / f"scaling{name}.csv", index=False)

@@ -92,9 +92,9 @@ def all_reduce_table(times: pd.DataFrame) -> pd.DataFrame:
 
 def communication_cost(table: pd.DataFrame, title: str, output: Path) -> None:
     """By hosts, how much longer a step is than without communication: a panel for each link rate,
-    a line for each setting; hollow, of the step, what is exposed."""
+    a line for each setting; hollow, of the step, what is exposed. The panels' scales differ."""
     networks, settings = (list(table[name].unique()) for name in ("network", "setting"))
-    figure, panels = plt.subplots(1, len(networks), sharey=True, layout="constrained",
+    figure, panels = plt.subplots(1, len(networks), layout="constrained",
                                   squeeze=False, figsize=(9.6, 4.2))
     for axes, network in zip(panels[0], networks, strict=True):
         own = table[table["network"] == network]
@@ -138,7 +138,8 @@ def answers(table: pd.DataFrame, alone: pd.DataFrame) -> list[str]:
 def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]:
     network = network_table(runs)
     communication_cost(network, title, args.output)
-    alone = all_reduce_table(pd.read_csv(args.results / "all_reduce.csv"))
+    alone = all_reduce_table(pd.concat(
+        [pd.read_csv(folder / "all_reduce.csv") for folder in args.folders]))
     return {"network": network, "all_reduce": alone}, answers(network, alone)
 
 
