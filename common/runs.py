@@ -35,16 +35,22 @@ def read_log(results: Path) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
 
 
-def set_aside_damaged(results: Path) -> Iterator[str]:
-    """Rename each complete run that is not any more what it was when it was written, so that it is
-    measured anew; yields a line on each. Runs without a checksum are older than checksums."""
-    last = {(row["configuration"], row["run_id"]): row.get("sha256") for row in read_log(results)
-            if row.get("result") == "complete"}
-    for (configuration, run_id), sha256 in last.items():
+def changed_since(results: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Complete runs that are not any more what they were when they were written: configuration,
+    number, what became of it, and a line to print. A damaged one is renamed, so that it is measured
+    anew; runs without a checksum are older than checksums. The log must get what this yields, or a
+    run that is measured again, and broken off before it is in the log, would be called damaged."""
+    last = {(row["configuration"], row["run_id"]): row for row in read_log(results)}
+    for (configuration, run_id), row in last.items():
         path = results / configuration / f"times_run{run_id}.csv"
-        if sha256 and path.is_file() and checksum(path) != sha256:
+        if row.get("result") != "complete" or not row.get("sha256"):
+            continue
+        if not path.is_file():
+            yield configuration, run_id, "removed", ""
+        elif checksum(path) != row["sha256"]:
             aside = path.with_name(f"damaged_{path.name}")
             while aside.exists():
                 aside = aside.with_name(f"damaged_{aside.name}")
             path.rename(aside)
-            yield f"damaged since it was measured, kept as {aside}: {configuration} run {run_id}"
+            yield configuration, run_id, "damaged", (
+                f"damaged since it was measured, kept as {aside}: {configuration} run {run_id}")

@@ -51,7 +51,7 @@ from typing import Any, NamedTuple, NoReturn
 import shares
 from identity import DescriptionError, describe
 from nodes import NodesError, share_plan
-from runs import checksum, read_log, read_times, set_aside_damaged, stolen_seconds
+from runs import changed_since, checksum, read_log, read_times, stolen_seconds
 
 DEFAULTS = {"NUM_RUNS": "10", "STEPS": "2", "WARMUP": "2", "OPTIONS": "", "VARIANTS": "",
             "DATA_DIR": "", "RESULTS_DIR": "", "RUN_TIMEOUT": "900", "ORDER_SEED": "0",
@@ -205,12 +205,13 @@ class Sweep:
         for path in [*self.results.rglob("*.tmp*"), *self.results.rglob("times_run*.log")]:
             if path.suffix != ".log" or path.with_suffix(".csv").is_file():
                 path.unlink()
-        for line in set_aside_damaged(self.results):
-            print(line)
         if not file.is_file():
             part = file.with_suffix(".tmp")
             part.write_text(json.dumps(self.environment, indent=2) + "\n")
             part.replace(file)
+        for configuration, run_id, result, line in changed_since(self.results):
+            self.record(configuration, run_id, "", "", "", result, "")
+            print(line, end="\n" * bool(line))
 
     def note_skipped(self, one: str, devices: Any, batch: Any, reason: str) -> None:
         """Keep in a configuration's folder why it cannot run; it is not tried again."""
@@ -274,7 +275,7 @@ class Sweep:
             status = self.start(one, output, run_id, file, more)
         wall, stolen = time.monotonic() - begun, stolen_seconds() - stolen
         left, said, steps, missed = set(folder.glob(f"{output.stem}.*")) - {output}, {}, "", ""
-        if status == 0 and output.is_file() and "CPU_SHARE" in one.environment():
+        if output.is_file() and "CPU_SHARE" in one.environment():
             missed = shares.miss(output, one.environment(), stolen, wall)
             left |= {output} if missed else set()
         for path in left:  # word of the script: how to try again, or why not; or half a file
