@@ -260,6 +260,9 @@ def draw(table: pd.DataFrame) -> None:
                       markerfacecolor=colour if held_out else "white", markersize=5, ls="",
                       label=label if held_out else None)
     axes.axhline(0, color="#444444", linewidth=0.8)
+    axes.set_yscale("symlog", linthresh=10, linscale=2)  # null models miss slow links by far
+    ticks = [-80, -40, -20, -10, -5, 0, 5, 10, 20, 40]
+    axes.set_yticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
     axes.set(xlabel="devices", ylabel="predicted step less measured (%)",
              title="time-sliced shares of a core; hollow: fitted on")
     figure.legend(loc="outside lower center", ncols=3)
@@ -270,9 +273,9 @@ def main() -> None:
     shares, networks = (r.occasions_of(STUDIES / name / "runs") for name in ("shares", "network"))
     try:
         rows, table = configurations(*shares, *networks)
-        inputs, known = fit(
-            rows, table, pd.concat(pd.read_csv(path / "all_reduce.csv") for path in networks),
-            pd.read_csv(networks[0] / "gradients.csv"))
+        alone = pd.concat([pd.read_csv(folder / "all_reduce.csv") for folder in networks],
+                          ignore_index=True)
+        inputs, known = fit(rows, table, alone, pd.read_csv(networks[0] / "gradients.csv"))
         found = compare(inputs, table)
     except (OSError, KeyError, IndexError, ValueError, r.ResultsError) as error:
         sys.exit(f"error: the model lacks data ({error}): run the sweeps of shares and network")
