@@ -62,7 +62,8 @@ def slower(rows: pd.DataFrame) -> tuple[str, str]:
 def loading(rows: pd.DataFrame, shortest: float = 0.0) -> tuple[str, str]:
     """Loading of a step by device count, and whether it is constant beyond 2; less than the
     shortest time that can be told (s) counts as that."""
-    text = ", ".join(f"{1000 * time:.0f} on {n}" for n, time in rows["loading"].items())
+    text = ", ".join(f"{'under ' * (time < shortest)}{1000 * max(time, shortest):.0f} on {n}"
+                     for n, time in rows["loading"].items())
     if max(rows.index) < 4 or 2 not in rows.index:
         return f"Loading of a step (ms): {text}", f"Open: not measured beyond {max(rows.index)}"
     falls = max(rows["loading"].iloc[-1], shortest) < 0.75 * rows.loc[2, "loading"]

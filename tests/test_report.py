@@ -106,6 +106,7 @@ def test_claims_follow_the_data():
     assert claims.loading(good)[1] == "No: it falls"
     assert claims.loading(good.assign(loading=0.1))[1] == "Not refuted"
     assert claims.loading(good, shortest=0.2)[1] == "Not refuted"
+    assert "under 200 on 8" in claims.loading(good, shortest=0.2)[0]
     assert claims.loading(good.loc[:2])[1].startswith("Open")
     gpus = [rates({n: (gain, 0.99 * gain, 1.01 * gain) for n, gain in zip((1, 2, 3), gains,
                    strict=True)}).assign(total_batch=batch)

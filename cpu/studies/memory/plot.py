@@ -140,10 +140,11 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     sweeps = r.occasions_of(own.with_name("cpu_run")) if args.published else [own]
     main_sweep, price = r.run_table(r.read_results(*sweeps)[0]), price_of_fault(runs)
     fit = np.polyfit(faults["predicted"], faults["more_faults"], 1)
+    within = faults["predicted"].between(faults["more_faults_low"], faults["more_faults_high"])
     price |= {"faults_per_predicted": fit[0], "faults_beyond": fit[1], "largest_miss": (
         faults["more_faults"] - np.polyval(fit, faults["predicted"])).abs().max(),
-        "batches": len(faults), "within": int(faults["predicted"].between(
-            faults["more_faults_low"], faults["more_faults_high"]).sum())}
+        "batches": len(faults), "within": int(within.sum()),
+        "missed": ", ".join(map(str, faults["batch_size"][~within])) or "none"}
     verdict = verdicts(runs, main_sweep[main_sweep["scaling"] != "weak"], price["price_us"])
     page_faults(runs, faults, price, title, args.output)
     text = r.interval_text
