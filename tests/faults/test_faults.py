@@ -196,6 +196,8 @@ def damaged_image(broken, process):
     shutil.copytree(broken.data.with_name("whole"), broken.data)
     says = "Found no valid file" in err if kind == "directory" else "cannot decode" in out
     assert again.returncode == (2 if kind == "directory" else 1) and says, out + err
+    for log in broken.results.rglob("times_run*.log"):
+        log.unlink()  # of a run that may be one more than the others do, and would stay
     return ""
 
 
