@@ -507,6 +507,9 @@ def test_faults(data, tmp_path, group):
         assert not left
         done = broken.plots()
         assert done.returncode == 0, done.stderr
+    except KeyboardInterrupt:
+        outcomes.clear()
+        raise
     finally:
         log_outcomes()
         if mounted:
