@@ -52,7 +52,8 @@ def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path):
     assert {row["cpu_share"] for row in rows} == {"0.3"} and not groups()
     own = {rank: statistics.mean(float(row["step_time"]) - float(row["communication_time"])
                                  for row in rows if row["rank"] == rank) for rank in "012"}
-    assert own["2"] == pytest.approx(2 * own["0"], rel=0.15)
+    # Short steps on a shared machine: from 1 (no straggler) 2 is still far off.
+    assert own["2"] == pytest.approx(2 * own["0"], rel=0.3)
     waited = statistics.mean(float(row["communication_time"]) for row in rows if row["rank"] == "0")
     assert waited == pytest.approx(own["2"] - own["0"], rel=0.2)
 
