@@ -46,7 +46,8 @@ def changed_since(results: Path) -> Iterator[tuple[str, str, str, str]]:
         if row.get("result") != "complete" or not row.get("sha256"):
             continue
         if not path.is_file():
-            yield configuration, run_id, "removed", ""
+            yield configuration, run_id, "removed", (
+                f"removed since it was measured: {configuration} run {run_id}")
         elif checksum(path) != row["sha256"]:
             aside = path.with_name(f"damaged_{path.name}")
             while aside.exists():

@@ -211,7 +211,7 @@ class Sweep:
             part.replace(file)
         for configuration, run_id, result, line in changed_since(self.results):
             self.record(configuration, run_id, "", "", "", result, "")
-            print(line, end="\n" * bool(line))
+            print(line)
 
     def note_skipped(self, one: str, devices: Any, batch: Any, reason: str) -> None:
         """Keep in a configuration's folder why it cannot run; it is not tried again."""

@@ -42,6 +42,7 @@ def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path):
     """The last rank has half a share: its steps take twice as long, and the others wait for it."""
     for _ in range(3):  # on a busy host a run may fail its check, as it should
         sweep = start(data, tmp_path, CORE_COUNTS="3", BATCH_SIZES="12", STEPS="6",
+                      CPU_PERIOD_MS="100",  # in short slices cold caches make it more than twice
                       VARIANTS="STRAGGLER=0.5 --note straggler=0.5 --image-size 128")
         said, _ = sweep.communicate(timeout=90)
         if sweep.returncode == 0:
@@ -52,8 +53,7 @@ def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path):
     assert {row["cpu_share"] for row in rows} == {"0.3"} and not groups()
     own = {rank: statistics.mean(float(row["step_time"]) - float(row["communication_time"])
                                  for row in rows if row["rank"] == rank) for rank in "012"}
-    # Short steps on a shared machine: from 1 (no straggler) 2 is still far off.
-    assert own["2"] == pytest.approx(2 * own["0"], rel=0.3)
+    assert own["2"] == pytest.approx(2 * own["0"], rel=0.15)
     waited = statistics.mean(float(row["communication_time"]) for row in rows if row["rank"] == "0")
     assert waited == pytest.approx(own["2"] - own["0"], rel=0.2)
 
