@@ -29,17 +29,31 @@ def start(data, results, **settings) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def groups() -> list[Path]:
-    return list(SHARES.controller().glob("sweep-*"))
+def all_groups() -> set[Path]:
+    return set(SHARES.controller().glob("sweep-*"))
 
 
-def busy() -> str:
-    return "".join((group / "cgroup.procs").read_text() for one in groups()
+@pytest.fixture
+def groups():
+    """The groups that are there now and were not before: one killed elsewhere leaves its own."""
+    before = all_groups()
+    return lambda: all_groups() - before
+
+
+def cpu_time(row: dict[str, str]) -> float:
+    """Of a step outside of communication, in seconds."""
+    return sum(float(row[f"{kind}_time"]) - float(row[f"communication_{kind}_time"])
+               for kind in ("user", "system"))  # fmt: skip
+
+
+def busy(groups: set[Path]) -> str:
+    return "".join((group / "cgroup.procs").read_text() for one in groups
                    for group in one.glob("*/"))  # fmt: skip
 
 
-def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path):
-    """The last rank has half a share: its steps take twice as long, and the others wait for it."""
+def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path, groups):
+    """The last rank has half a share: for the same CPU time it takes twice as long, and the others
+    wait for it. (Not: for the same step. Its CPU time was up to 15 % off on a busy machine.)"""
     for _ in range(3):  # on a busy host a run may fail its check, as it should
         sweep = start(data, tmp_path, CORE_COUNTS="3", BATCH_SIZES="12", STEPS="6",
                       VARIANTS="STRAGGLER=0.5 --note straggler=0.5 --image-size 128")
@@ -52,7 +66,9 @@ def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path):
     assert {row["cpu_share"] for row in rows} == {"0.3"} and not groups()
     own = {rank: statistics.mean(float(row["step_time"]) - float(row["communication_time"])
                                  for row in rows if row["rank"] == rank) for rank in "012"}
-    assert own["2"] == pytest.approx(2 * own["0"], rel=0.15)
+    cpu = {rank: statistics.mean(cpu_time(row) for row in rows if row["rank"] == rank)
+           for rank in "012"}  # fmt: skip
+    assert own["2"] / cpu["2"] == pytest.approx(2 * own["0"] / cpu["0"], rel=0.05)
     waited = statistics.mean(float(row["communication_time"]) for row in rows if row["rank"] == "0")
     assert waited == pytest.approx(own["2"] - own["0"], rel=0.2)
 
@@ -69,13 +85,14 @@ def test_a_run_without_its_share_fails(tmp_path):
     assert SHARES.miss(path, half, 0.0, 9.0) == "" and "host" in SHARES.miss(path, half, 9.0, 9.0)
 
 
-def test_a_killed_sweep_leaves_nothing_running_and_the_next_removes_its_groups(data, tmp_path):
+def test_a_killed_sweep_leaves_nothing_running_and_the_next_removes_its_groups(
+        data, tmp_path, groups):
     settings = {"CORE_COUNTS": "2", "BATCH_SIZES": "4", "OPTIONS": "--image-size 64"}
     sweep = start(data, tmp_path, STEPS="2000", **settings)
-    wait_for(busy, 120)
+    wait_for(lambda: busy(groups()), 120)
     os.killpg(sweep.pid, signal.SIGKILL)
     sweep.communicate()
-    wait_for(lambda: not busy(), 30)
+    wait_for(lambda: not busy(groups()), 30)
     assert groups()
     said, _ = start(data, tmp_path, STEPS="2", **settings).communicate(timeout=240)
     assert "run 1" in said and not groups(), said
