@@ -35,23 +35,29 @@ def read_log(results: Path) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
 
 
-def changed_since(results: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Complete runs that are not any more what they were when they were written: configuration,
-    number, what became of it, and a line to print. A damaged one is renamed, so that it is measured
-    anew; runs without a checksum are older than checksums. The log must get what this yields, or a
-    run that is measured again, and broken off before it is in the log, would be called damaged."""
+def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    """Complete runs that are not what the log says of them: configuration, number, what became of
+    it, its checksum, and a line to print. A damaged one is renamed, so that it is measured anew.
+    One that is not in the log (its sweep was killed in between) is taken as it is found. The log
+    must get what this yields, or a run that is measured again, and broken off before it is in the
+    log, would be called damaged. Lines without a checksum are older than checksums."""
     last = {(row["configuration"], row["run_id"]): row for row in read_log(results)}
-    for (configuration, run_id), row in last.items():
+    kept = {key: row for key, row in last.items() if row.get("result") in ("complete", "found")}
+    for (configuration, run_id), row in kept.items():
         path = results / configuration / f"times_run{run_id}.csv"
-        if row.get("result") != "complete" or not row.get("sha256"):
+        if not row.get("sha256"):
             continue
         if not path.is_file():
-            yield configuration, run_id, "removed", (
+            yield configuration, run_id, "removed", "", (
                 f"removed since it was measured: {configuration} run {run_id}")
         elif checksum(path) != row["sha256"]:
             aside = path.with_name(f"damaged_{path.name}")
             while aside.exists():
                 aside = aside.with_name(f"damaged_{aside.name}")
             path.rename(aside)
-            yield configuration, run_id, "damaged", (
+            yield configuration, run_id, "damaged", "", (
                 f"damaged since it was measured, kept as {aside}: {configuration} run {run_id}")
+    for path in sorted(results.glob("*/times_run*.csv")):
+        run = path.parent.name, path.stem.removeprefix("times_run")
+        if run not in kept:
+            yield *run, "found", checksum(path), ""

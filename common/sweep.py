@@ -209,9 +209,9 @@ class Sweep:
             part = file.with_suffix(".tmp")
             part.write_text(json.dumps(self.environment, indent=2) + "\n")
             part.replace(file)
-        for configuration, run_id, result, line in changed_since(self.results):
-            self.record(configuration, run_id, "", "", "", result, "")
-            print(line)
+        for configuration, run_id, result, sha256, line in changed_since(self.results):
+            self.record(configuration, run_id, "", "", "", result, sha256)
+            print(line, end="\n" if line else "")
 
     def note_skipped(self, one: str, devices: Any, batch: Any, reason: str) -> None:
         """Keep in a configuration's folder why it cannot run; it is not tried again."""
@@ -282,7 +282,7 @@ class Sweep:
             if path.suffix in (".skip", ".retry"):
                 said[path.suffix] = json.loads(path.read_text())
             path.unlink()
-        if status == 0 and (output.is_file() or NODE > 0):
+        if (output.is_file() and (status == 0 or self.asked)) or (status == 0 and NODE > 0):
             result, line = "complete", "done, the rows are at node 0"
             if NODE == 0:
                 steps, rate = (f"{value:.2f}" for value in read_times(output))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import stat
 import statistics
 import subprocess
@@ -59,23 +60,40 @@ def test_damaged_runs_are_found_set_aside_and_measured_anew(listing):
     assert "damaged since" not in run(listing, NUM_RUNS="30")
 
 
-def test_a_run_measured_again_and_broken_off_is_not_called_damaged(listing):
-    """Its old line in the log has another checksum; it is killed before it has a new one. (Found by
-    the fault campaign, seed 0, group 0.)"""
-    run(listing, NUM_RUNS="1")
-    path = listing.parent / "rows" / "one" / "times_run1.csv"
-    path.unlink()
+def break_off(listing: Path, path: Path, number: int) -> None:
+    """A sweep of one run gets a signal when the run's rows are there and it has not ended."""
     environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0", "NUM_RUNS": "1",
                    "RESULTS_DIR": str(listing.parent / "rows"), "SLOW": "0.1", "LINGER": "60"}
     with subprocess.Popen(command(listing), env=environment) as process:
         while not path.is_file():
             assert process.poll() is None
             time.sleep(0.01)
-        process.kill()
+        process.send_signal(number)
+
+
+def test_a_run_measured_again_and_broken_off_is_not_called_damaged(listing):
+    """Its old line in the log has another checksum; it is killed before it has a new one. (Found by
+    the fault campaign, seed 0, group 0.)"""
+    run(listing, NUM_RUNS="1")
+    path = listing.parent / "rows" / "one" / "times_run1.csv"
+    path.unlink()
+    break_off(listing, path, signal.SIGKILL)
     written = path.read_bytes()
     assert written.count(b"1.1") == 1  # the second time, which is not what the log has
     assert "damaged" not in run(listing, NUM_RUNS="1") and path.read_bytes() == written
     assert not list(path.parent.glob("damaged_*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_whose_sweep_ended_before_it_has_a_checksum(listing, number):
+    """Asked to stop, the sweep writes it at once; after SIGKILL the next one does. (Found by the
+    fault campaign, seed 0, group 8.)"""
+    path = listing.parent / "rows" / "one" / "times_run1.csv"
+    break_off(listing, path, number)
+    if number == signal.SIGKILL:
+        assert "damaged" not in run(listing, NUM_RUNS="1")
+    path.write_bytes(path.read_bytes().replace(b"1.1", b"1.2"))
+    assert "damaged since it was measured" in run(listing, NUM_RUNS="1")
 
 
 @pytest.mark.alone
