@@ -55,8 +55,7 @@ def why_missing(skipped: pd.DataFrame, table: pd.DataFrame, device: str) -> list
     there = set(zip(table["num_devices"], table["batch_size"], strict=True))
     points = zip(skipped["num_devices"], skipped["batch_size"], strict=True)
     missing = skipped[pd.Series([point not in there for point in points], skipped.index, bool)]
-    reasons = missing["reason"].astype(str).str.replace(
-        r"needs \d+ of (\d+) cores", r"\1 are here", regex=True)
+    reasons = missing["reason"].astype(str)
     def listed(values: pd.Series) -> str:
         return ", ".join(map(str, sorted(set(values))))
 
@@ -190,7 +189,7 @@ def print_against(runs: pd.DataFrame, folder: Path) -> None:
             values = (r.median_interval(own["rate"]), r.median_interval(groups[key]),
                       r.ratio_interval(own["rate"], groups[key]))
             texts = [r.interval_text(r.named_interval("x", value), "x") for value in values]
-            lines.append([own["series"].iloc[0], *key[2:3], key[0], *texts])
+            lines.append([own["series"].iloc[0], key[2], key[0], *texts])
     head = ["configuration", "mode", "devices", "img/s here", "img/s there", "here / there"]
     print(f"\nagainst {folder} (two machines or days differ in absolute rates: compare ratios)")
     print(pd.DataFrame(lines, columns=head).to_string(index=False) if lines else
@@ -214,10 +213,14 @@ def plot_results(doc: str, published: Path, draw: Callable, device: str = "cores
         for name, own in {"summary": table, **tables}.items():
             if len(own):
                 own.to_csv(args.output / f"{name}.csv", index=False)
-        if lines:
-            (args.output / "answers.md").write_text("".join(f"{line}\n" for line in lines))
+            else:  # of other results
+                (args.output / f"{name}.csv").unlink(missing_ok=True)
+        (args.output / "answers.md").write_text("".join(f"{line}\n" for line in lines))
     except (r.ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyError, IndexError, ValueError) as error:
+        print(f"error: the results lack what these figures need ({error!r})", file=sys.stderr)
         sys.exit(2)
     print_table(table, device, args.method == "original")
     print(*lines, sep="\n")

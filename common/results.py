@@ -49,8 +49,6 @@ def read_run(path: Path) -> pd.DataFrame:
         if missing or rows.empty or not text.endswith("\n"):
             raise ResultsError(f"lacks {', '.join(missing) or 'rows, or the end of its last line'}")
         original = "step" not in rows
-        if not original and "model" not in rows:  # older rows: of the one network and allocator
-            rows = rows.assign(model="densenet121", memory="glibc")
         rows = rows.reindex(columns=[*NUMBERS, *KEY[2:], *OPTIONAL], fill_value="")
         numbers = [*NUMBERS, *OPTIONAL]
         rows[numbers] = rows[numbers].apply(pd.to_numeric)
@@ -95,6 +93,8 @@ def occasions_of(published: Path) -> list[Path]:
 def read_results(*folders: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """All rows below the folders, each an occasion; the configurations that were skipped; and what
     was left out, with the reason."""
+    if len({folder.name for folder in folders}) < len(folders):
+        raise ResultsError("occasions are told apart by their folders' names: two have the same")
     runs, problems, seen = [], [], {}
     skipped = [pd.DataFrame(columns=["num_devices", "batch_size", "reason"])]
     paths = [(folder, path) for folder in folders for name in ("times_run*.csv", "skipped.csv")
@@ -154,7 +154,7 @@ def run_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def derive_scaling(runs: pd.DataFrame) -> pd.DataFrame:
     """Each run in the series that it belongs to: strong (the same total batch), weak (the same
-    images per device), or both. Older rows name their series themselves."""
+    images per device), or both. The original study's rows are strong by definition."""
     new = runs["scaling"] == ""
     weak = runs[new & (runs["batch_size"] % runs["num_devices"] == 0)].assign(scaling="weak")
     same = "precision channels_last loader dataset options model memory cpu_share".split()
@@ -175,7 +175,7 @@ def name_series(runs: pd.DataFrame) -> pd.DataFrame:
     for name in SETTINGS[2:]:
         # A single process has the ranks' micro-batches, and is compared with them.
         given = runs[name].where((runs["mode"] != "single_process") | (name != "micro_batches"), "")
-        if len(set(given) - {""}) > 1 or name in ("options", "cpu_share"):
+        if len(set(given) - {""}) > 1 or name in ("options", "cpu_share", "bucket_cap_mb"):
             names += (f", {WORDS.get(name, f'{name} ')}" + given).where(given != "", "")
     return runs.assign(series=names)
 
@@ -305,14 +305,14 @@ def named_interval(name: str, values: Any) -> dict[str, float]:
     return {name + end: value for end, value in zip(ENDS, values, strict=True)}
 
 
-def interval_text(row: Any, name: str, digits: int | None = 2, scale: float = 1.0) -> str:
+def interval_text(row: Any, name: str, digits: int | None = 2) -> str:
     """median [low, high] of a table's row; digits None: three significant ones. A value without
     interval is the base of a ratio."""
     values = [row[name + end] for end in ENDS] if name in row else [math.nan]
     if any(pd.isna(values)):
         return "-" if pd.isna(values[0]) else "base"
     form = "#.3g" if digits is None else f".{digits}f"
-    median, low, high = (format(scale * value, form) for value in values)
+    median, low, high = (format(value, form) for value in values)
     return f"{median} [{low}, {high}]"
 
 

@@ -4,6 +4,7 @@ import collections
 import csv
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +62,18 @@ def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
         run = path.parent.name, path.stem.removeprefix("times_run")
         if run not in kept:
             yield *run, "found", checksum(path), ""
+
+
+def reason_of(status: int, log: str, limit: str, nodes: bool) -> str:
+    """Why a run failed, in one line: what a rank said, which signal ended it, or the limit."""
+    said = [line.removeprefix("error: ") for line in log.splitlines()
+            if line.startswith("error: ") and "lost another rank" not in line]
+    if limit and not (nodes and said):
+        return limit + " Or a node did not join." * nodes
+    cause = re.search(r"Root Cause.*?rank +: (\d+).*?exitcode +: -(\d+)", log, re.DOTALL)
+    if cause:
+        said.append(f"rank {cause[1]} ended by signal {cause[2]}")
+    if status < 0:
+        said.append(f"the run was ended by signal {-status}")
+    said += [line for line in log.splitlines() if re.search(r"\w", line)][-1:]
+    return [*said, f"it ended with status {status} and said nothing"][0]

@@ -38,6 +38,9 @@ def refusal(share: str, ranks: int, cores: int) -> str:
         part = 0.0
     if not 0.05 <= part <= 1:
         return f"CPU_SHARE: expected a share of a core between 0.05 and 1, got {share!r}"
+    if 1000 * part * PERIOD_MS < 1000:
+        return (f"CPU_SHARE={part:g} of CPU_PERIOD_MS={PERIOD_MS} is less than 1 ms, which the "
+                "kernel does not give: use a longer period")
     if os.geteuid() != 0:
         return "CPU_SHARE makes control groups, which needs root: sudo -E"
     if controller() is None:

@@ -48,10 +48,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import memories
 import shares
 from identity import DescriptionError, describe
 from nodes import NodesError, share_plan
-from runs import changed_since, checksum, read_log, read_times, stolen_seconds
+from runs import changed_since, checksum, read_log, read_times, reason_of, stolen_seconds
 
 DEFAULTS = {"NUM_RUNS": "10", "STEPS": "2", "WARMUP": "2", "OPTIONS": "", "VARIANTS": "",
             "DATA_DIR": "", "RESULTS_DIR": "", "RUN_TIMEOUT": "900", "ORDER_SEED": "0",
@@ -59,22 +60,13 @@ DEFAULTS = {"NUM_RUNS": "10", "STEPS": "2", "WARMUP": "2", "OPTIONS": "", "VARIA
             "MASTER_ADDR": "", "MASTER_PORT": "29500"}
 SETTINGS = DEFAULTS | {k: v for k, v in os.environ.items() if k in DEFAULTS and v}
 CHECKS = {  # settings, what they must look like, and in words
-    ("NUM_RUNS", "STEPS", "RUN_TIMEOUT", "NNODES"): (r"[1-9]\d*", "an integer >= 1"),
+    ("NUM_RUNS", "STEPS", "RUN_TIMEOUT", "NNODES", "MASTER_PORT"): (r"[1-9]\d*", "an integer >= 1"),
     ("CPU_PERIOD_MS",): (r"[1-9]\d\d?", "an integer from 10 to 999"),
     ("BATCH_SIZES", "CORE_COUNTS", "GPU_COUNTS", "HOSTS"):
         (r" *[1-9]\d*( +[1-9]\d*)* *", "integers >= 1 like '1 2 4'"),
 }
 NODES, NODE = (int(text) if text.isdecimal() else 0
                for text in (SETTINGS["NNODES"], SETTINGS["NODE_RANK"]))
-MEMORIES = {  # allocators, by the environment alone
-    "glibc": {},
-    "kept": {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000"},
-    "thp": {"THP_MEM_ALLOC_ENABLE": "1"},
-    "tcmalloc": {"LD_PRELOAD": "libtcmalloc_minimal.so.4"},
-    "jemalloc": {"LD_PRELOAD": "libjemalloc.so.2"},
-    "jemalloc_kept": {"LD_PRELOAD": "libjemalloc.so.2",
-                      "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"},
-}
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG = "date commit order_seed configuration run_id wall_s steps_s stolen_s result sha256".split()
 VARIABLE = re.compile(r"[A-Z_]+=")
@@ -89,7 +81,13 @@ class Configuration(NamedTuple):
     options: list[str]
 
     def environment(self) -> dict[str, str]:
-        return dict(word.split("=", 1) for word in self.options if VARIABLE.match(word))
+        given = dict(word.split("=", 1) for word in self.options if VARIABLE.match(word))
+        return {"MEMORY": "glibc"} | given
+
+    def content(self) -> tuple:
+        """What is measured, without the folder's name."""
+        words = (word for word in self.options if not VARIABLE.match(word))
+        return self.ranks, self.threads, *sorted(self.environment().items()), *words
 
 
 def die(message: str) -> NoReturn:
@@ -115,29 +113,37 @@ def common_options() -> list[str]:
 
 
 def configurations(listing: str, devices: int) -> list[Configuration]:
-    """The lines of LIST, for each variant; equal ones once. What differs names the folder: the
-    options' words and the environment's values, joined by _."""
+    """The lines of LIST, for each variant; equal ones once, whatever their folders' names. What
+    differs names the folder: the options' words and the environment's values, joined by _."""
     environment = {**os.environ, "DEVICES": str(devices), "PYTHON": SETTINGS["PYTHON"]}
     done = subprocess.run([listing, "--list"], env=environment, capture_output=True, text=True)
     if done.returncode:
         die((done.stderr.strip().splitlines() or [f"{listing} --list failed"])[-1])
-    found = {}
+    found, common = {}, shlex.split(SETTINGS["OPTIONS"])
     for line in done.stdout.splitlines():
         for variant in map(shlex.split, SETTINGS["VARIANTS"].split(";")):
             folder, ranks, threads, *options = line.split()
-            words = [word.split("=")[-1] for word in shlex.split(SETTINGS["OPTIONS"]) + variant]
+            if ranks != "skip" and (both := {*common} & {w for w in options if w[:2] == "--"}):
+                die(f"OPTIONS: the sweep itself sets {', '.join(sorted(both))}: see --help")
+            words = [word.split("=")[-1] for word in common + variant]
             words = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
             folder = "_".join([folder, *filter(None, words)])
             new = Configuration(folder, 0, 0, [threads, *options])
             if ranks != "skip":
                 new = Configuration(folder, int(ranks), int(threads), options + variant)
-            if found.setdefault(folder, new) != new:
+            same = (one for one in found.values() if one.folder == folder)
+            if any(one.content() != new.content() for one in same):
                 die(f"two configurations would share the folder {folder}")
+            found.setdefault(new.content() if new.ranks else folder, new)
     return list(found.values())
 
 
-def check_shares(wanted: list[Configuration], identity: dict[str, Any]) -> None:
-    """Refuse shares of a core that cannot be had; their period belongs to the identity."""
+def check_devices(wanted: list[Configuration], identity: dict[str, Any]) -> None:
+    """Refuse allocators and shares of a core that cannot be had; the shares' period and the number
+    of nodes belong to the identity."""
+    identity |= {"nodes": NODES} if NODES > 1 else {}
+    if why := memories.refusal({one.environment()["MEMORY"] for one in wanted}):
+        die(why)
     for one in (one for one in wanted if "CPU_SHARE" in one.environment()):
         identity["cpu_period_ms"] = shares.PERIOD_MS
         if why := shares.refusal(one.environment()["CPU_SHARE"], one.ranks // NODES,
@@ -183,17 +189,26 @@ class Sweep:
         except OSError as error:
             die(f"cannot create the results folder {self.results}: {error.strerror}")
 
+    def differs(self) -> list[str]:
+        """What identifies the results that are there and is not so here; dies if they must stay."""
+        file, found = self.results / "environment.json", self.environment
+        found = json.loads(file.read_text()) if file.is_file() else found
+        there, here = found["identity"], self.environment["identity"]
+        differs = [f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
+                   for name in {**there, **here} if there.get(name) != here.get(name)]
+        if differs and self.named:
+            die(f"the results in {self.results} are of another machine, code or dataset "
+                f"({'; '.join(differs)}): set RESULTS_DIR to another folder")
+        for name in ("steps", "warmup"):  # not the identity: pilot runs and others may be together
+            if found["recorded"].get(name, SETTINGS[name.upper()]) != SETTINGS[name.upper()]:
+                print(f"note: runs that are there have {name.upper()}={found['recorded'][name]}")
+        return differs
+
     def open(self) -> None:
         """Take the folder for this sweep alone; see that what is in it is of this identity."""
         self.lock()
-        file, identity = self.results / "environment.json", self.environment["identity"]
-        found = json.loads(file.read_text())["identity"] if file.is_file() else identity
-        if found != identity:
-            differs = [f"{name} {found.get(name)!r} there, {identity.get(name)!r} here"
-                       for name in {**found, **identity} if found.get(name) != identity.get(name)]
-            if self.named:
-                die(f"the results in {self.results} are of another machine, code or dataset "
-                    f"({'; '.join(differs)}): set RESULTS_DIR to another folder")
+        file = self.results / "environment.json"
+        if differs := self.differs():
             aside = Path(f"{self.results}_until_{datetime.now():%Y%m%d_%H%M%S}")
             self.results.rename(aside)
             print("The results are of another machine, code or dataset:", *differs, sep="\n  ")
@@ -212,6 +227,7 @@ class Sweep:
         for configuration, run_id, result, sha256, line in changed_since(self.results):
             self.record(configuration, run_id, "", "", "", result, sha256)
             print(line, end="\n" if line else "")
+        self.read_walls(self.results)
 
     def note_skipped(self, one: str, devices: Any, batch: Any, reason: str) -> None:
         """Keep in a configuration's folder why it cannot run; it is not tried again."""
@@ -234,7 +250,7 @@ class Sweep:
         """Run one configuration once, and wait; its exit status, negative for a signal."""
         environment = one.environment()
         options = [word for word in [*one.options, *more] if not VARIABLE.match(word)]
-        environment |= MEMORIES[environment.pop("MEMORY", "glibc")]
+        environment |= memories.MEMORIES[environment.pop("MEMORY")]
         if "CPU_SHARE" in environment:
             environment |= self.groups.make(one.ranks // NODES, environment)
         self.launched += 1
@@ -244,7 +260,7 @@ class Sweep:
         torchrun = [SETTINGS["PYTHON"], "-m", "torch.distributed.run", "--no-python",
                     *(where if NODES > 1 else ["--standalone"]), "--nproc-per-node",
                     str(one.ranks // NODES), *BOUND]
-        outer = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "CPU_SHARE")}
+        outer = memories.without(os.environ, "OMP_NUM_THREADS", "CPU_SHARE")
         outer |= {"OMP_NUM_THREADS": str(one.threads)} if one.threads else {}
         command = [
             *BOUND, *(torchrun if one.ranks > 1 else []),
@@ -299,12 +315,15 @@ class Sweep:
             self.note_skipped(one.folder, one.ranks, options.get("--batch-size"), reason)
             line = f"SKIPPED: {reason}"
         else:
-            result, reason = "failed", missed or self.reason(status, log.read_text(None, "replace"))
+            limit = f"not done after {SETTINGS['RUN_TIMEOUT']} s (RUN_TIMEOUT): hung?" * self.late
+            text = log.read_text(None, "replace")
+            result, reason = "failed", missed or reason_of(status, text, limit, NODES > 1)
             line = f"FAILED: {reason}"
             self.failures.append(f"{one.folder} run {run_id}: {reason}")
             with contextlib.suppress(OSError):  # a full disk has no room for the log either
-                shutil.copy(log, output.with_suffix(".log"))
-                self.failures[-1] += f" (log: {output.with_suffix('.log')})"
+                kept = output.with_suffix(".log") if NODE == 0 else Path(f"{self.temporary}.log")
+                shutil.copy(log, kept)
+                self.failures[-1] += f" (log: {kept})"
         self.record(one.folder, run_id, f"{wall:.2f}", steps, f"{stolen:.2f}", result,
                     checksum(output) if result == "complete" and NODE == 0 else "")
         if result != "retried":
@@ -325,21 +344,6 @@ class Sweep:
         with path.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
-    def reason(self, status: int, log: str) -> str:
-        """Why a run failed, in one line: what a rank said, which signal ended it, or the limit."""
-        said = [line.removeprefix("error: ") for line in log.splitlines()
-                if line.startswith("error: ") and "lost another rank" not in line]
-        if self.late and (NODES == 1 or not said):
-            limit = f"not done after {SETTINGS['RUN_TIMEOUT']} s (RUN_TIMEOUT): hung?"
-            return limit + (" Or a node did not join." if NODES > 1 else "")
-        cause = re.search(r"Root Cause.*?rank +: (\d+).*?exitcode +: -(\d+)", log, re.DOTALL)
-        if cause:
-            said.append(f"rank {cause[1]} ended by signal {cause[2]}")
-        if status < 0:
-            said.append(f"the run was ended by signal {-status}")
-        said += [line for line in log.splitlines() if re.search(r"\w", line)][-1:]
-        return [*said, f"it ended with status {status} and said nothing"][0]
-
     def time_left(self, runs: list[tuple[int, Configuration]]) -> str:
         """What runs need if each takes what its configuration took so far, or else all did."""
         means = {name: statistics.mean(walls) for name, walls in self.walls.items()}
@@ -348,7 +352,12 @@ class Sweep:
         return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
     def print_plan(self, wanted: list[Configuration]) -> None:
-        runs = plan_runs(wanted, self.results)
+        there = self.results
+        if differs := self.differs():
+            print("The results that are there will be moved aside:", *differs, sep="\n  ")
+            there /= "none"
+        self.read_walls(there)
+        runs = plan_runs(wanted, there)
         counts = collections.Counter(one.folder for _, one in runs)
         for one in (one for one in wanted if one.folder in counts):
             print(f"{one.folder}: {counts[one.folder]} runs of {' '.join(one.options)}")
@@ -356,10 +365,10 @@ class Sweep:
         print(f"plan: {len(runs)} runs, about {self.time_left(runs)} ({basis}), into "
               f"{self.results}; nothing was written")
 
-    def read_walls(self) -> None:
+    def read_walls(self, results: Path) -> None:
         """How long runs took that are there already."""
         with contextlib.suppress(OSError, ValueError, KeyError):
-            for row in read_log(self.results):
+            for row in read_log(results):
                 if row["result"] == "complete":
                     self.walls.setdefault(row["configuration"], []).append(float(row["wall_s"]))
 
@@ -409,9 +418,8 @@ def main() -> None:
     for why in sorted({" ".join(one.options[2:]) for one in skipped}):
         folders = [one.folder for one in skipped if " ".join(one.options[2:]) == why]
         print(f"cannot run: {', '.join(folders)} ({why})")
-    check_shares(wanted, environment["identity"])
+    check_devices(wanted, environment["identity"])
     sweep = Sweep(Path(script), Path(own), environment)
-    sweep.read_walls()
     if len(skipped) == len(wanted):
         die("nothing can run with these settings")
     if arguments:

@@ -132,7 +132,9 @@ def loss_budget(budget: pd.DataFrame, title: str, output: Path) -> None:
 
 def occasion_table(runs: pd.DataFrame) -> pd.DataFrame:
     """The data-parallel configurations on the most cores, by occasion and, if several, together."""
-    runs = runs[runs["mode"] == "ddp"]
+    runs = runs[(runs["mode"] == "ddp") & ~runs["options"].str.contains(r.UNFAIR)]
+    if runs.empty:
+        return pd.DataFrame(columns=["occasion", "series"])
     groups = list(runs.groupby("occasion", sort=False))
     groups += [("together", runs)] if len(groups) > 1 else []
     table = pd.concat([r.configuration_table(own).assign(occasion=name) for name, own in groups])
@@ -216,6 +218,9 @@ def beyond_linear(runs: pd.DataFrame, strong: pd.DataFrame) -> list[str]:
     verdict = "with glibc's memory and with memory kept alike"
     if glibc["efficiency_low"] <= 1:
         verdict = "not established with glibc's memory: its interval holds linear"
+    elif kept["efficiency_low"] <= 1 <= kept["efficiency_high"]:
+        verdict = ("with glibc's memory; with memory kept it is not established: "
+                   f"{r.interval_text(kept, 'speedup')}")
     elif kept["efficiency_low"] <= 1:
         verdict = ("with glibc's memory only. In the same rounds, keeping freed memory makes it "
                    f"{r.interval_text(kept, 'speedup')}, so what is beyond linear is the "
@@ -303,7 +308,7 @@ def draw_all(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[s
     efficiency_line(runs, fair, skipped, title, args.output)
     if len(tables["budget"]):
         loss_budget(tables["budget"], title, args.output)
-    if len(args.folders) > 1:
+    if len(args.folders) > 1 and len(tables["occasions"]):
         occasions(tables["occasions"], title, args.output)
     if fair.empty:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)

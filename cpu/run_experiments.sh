@@ -28,6 +28,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 configurations() {
   local folder="bs$1_cores$2" options="--batch-size $1" width=$((THREADS > 1 ? THREADS : 1))
   if [[ $3 != glibc ]]; then folder+="_$3" options="MEMORY=$3 $options"; fi
+  ((THREADS == 1)) || folder+="_threads$THREADS"
   if [[ $CPU_SHARE ]]; then folder+="_share$CPU_SHARE" options="CPU_SHARE=$CPU_SHARE $options"; fi
   if (($2 * width > DEVICES && OVERSUBSCRIBE)); then
     folder+=_oversubscribed options+=" --oversubscribe"
@@ -45,21 +46,22 @@ configurations() {
   echo "$folder $2 $THREADS $options --threads $THREADS"
   [[ $BOUNDS == all || ($BOUNDS == ends && ($2 == "$fewest" || $2 == "$most")) ]] || return 0
   ((NNODES > 1 || ($2 > 1 && ${#CPU_SHARE}))) || # in micro-batches: only threads differ from ranks
-    echo "${folder}_single_process 1 $2 $options --threads $2 --mode single_process --micro-batches $2"
+    echo "${folder}_single_process 1 $(($2 * width)) $options --threads $(($2 * width))" \
+      "--mode single_process --micro-batches $2"
   # One rank without communication is the single process with one thread: measured once.
   (($2 == 1)) ||
     echo "${folder}_no_communication $2 $THREADS $options --threads $THREADS --mode no_communication"
 }
 
 list() {
-  local batch count memory images fewest=0 most=0 devices=cores
+  local batch count memory images fewest=0 most=0 devices=cores width=$((THREADS > 1 ? THREADS : 1))
   if [[ $CPU_SHARE ]]; then
     devices="shares of a core"
     DEVICES=$(awk -v share="$CPU_SHARE" -v cores="$DEVICES" \
       'BEGIN { print int(share + 0 > 0 && share <= 1 ? 0.65 * cores / share : cores) }')
   fi
   for count in $(tr ' ' '\n' <<<"$CORE_COUNTS" | sort -n); do
-    if ((count <= DEVICES || OVERSUBSCRIBE)); then
+    if ((count * width <= DEVICES || OVERSUBSCRIBE)); then
       ((fewest)) || fewest=$count
       most=$count
     fi
@@ -83,4 +85,4 @@ if [[ ${1:-} == --help ]]; then sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; fi
 export STEPS="${STEPS:-2}" WARMUP="${WARMUP:-2}" PLOT="${PLOT-$here/plot_cpu_results.py}"
 export PYTHON="${PYTHON:-$(command -v "$here/../.venv/bin/python" || echo python3)}"
 exec "$PYTHON" "$here/../common/sweep.py" "$here/project_ex_1.py" "$here/run_experiments.sh" \
-  "${OWN_DIR:-$here/cpu_run_own}" "$@"
+  "${OWN_DIR:-$here/cpu_run${CPU_SHARE:+_shares}_own}" "$@"

@@ -56,12 +56,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def download(size: str, output: Path) -> Path:
     """Imagenette from its publisher, through torchvision, which checks the archive's checksum."""
-    try:
-        Imagenette(output, size=size, download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"the download failed ({str(error).splitlines()[0]}): use --from PATH with "
-                        "a copy that is on disk, or --synthetic for stand-ins") from None
-    return output / FOLDERS[size]
+    target = output / FOLDERS[size]
+    if there(target):
+        return target
+    with tempfile.TemporaryDirectory(dir=output, prefix="imagenette2-downloading-") as scratch:
+        try:
+            Imagenette(scratch, size=size, download=True)
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"the download failed ({str(error).splitlines()[0]}): use --from PATH "
+                            "with a copy that is on disk, or --synthetic for stand-ins") from None
+        Path(scratch, target.name).rename(target)
+    return target
+
+
+def there(target: Path) -> bool:
+    """Whether there are images of this name already; says so."""
+    if target.exists():
+        print(f"{target} is there already, and stays as it is: remove it for another")
+    return target.exists()
 
 
 def take(source: Path, output: Path, images: int | None = None) -> Path:
@@ -88,7 +100,7 @@ def take(source: Path, output: Path, images: int | None = None) -> Path:
         name = roots[0].resolve().name
         name = name if name.startswith("imagenette2") else f"imagenette2-{name}"
         target = output / (f"{name}-{images}" if images else name)
-        if not target.exists():
+        if not there(target):
             ready, total = Path(scratch) / "ready", len(list(roots[0].rglob("*.JPEG"))) or 1
             shutil.copytree(roots[0], ready, ignore=leave)
             ready.rename(target)
@@ -117,7 +129,7 @@ def jpeg(image: Image.Image, quality: int) -> bytes:
 def synthesise(size: str, output: Path) -> Path:
     """Stand-ins in Imagenette's layout, as large as its JPEGs in pixels and in bytes."""
     target = output / f"imagenette2-{size}-synthetic"
-    if target.exists():
+    if there(target):
         return target
     width, height, target_bytes = SYNTHETIC[size]
     generator = np.random.default_rng(0)
@@ -172,7 +184,8 @@ def main() -> None:
     except DataError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        where = f"{error.filename}: {error.strerror}"
+        sys.exit(f"error: {where if error.filename else error}")
     print(f"{label} is in {folder}")
 
 

@@ -67,6 +67,7 @@ def best_gpus(rows: pd.DataFrame) -> list[int]:
 def optimal_gpus(table: pd.DataFrame, skipped, title: str, output: Path) -> None:
     """The best GPU count for each batch size; no bar where fewer than two were measured."""
     figure, axes = plt.subplots()
+    most = max(3, table["num_devices"].max())
     bars = list(table.groupby("series", sort=False))
     for place, (_, rows) in enumerate(bars):
         if rows["num_devices"].nunique() < 2:
@@ -77,8 +78,8 @@ def optimal_gpus(table: pd.DataFrame, skipped, title: str, output: Path) -> None
         text = f"tie of {' and '.join(map(str, tied))}" if len(tied) > 1 else ""
         axes.annotate(text, (place, tied[0]), (0, 3), ha="center", fontsize=8,
                       textcoords="offset points")
-    axes.set(ylabel="best number of GPUs", title=title, ylim=(0, 3.4))
-    axes.set_yticks(range(4))
+    axes.set(ylabel="best number of GPUs", title=title, ylim=(0, most + 0.4))
+    axes.set_yticks(range(most + 1))
     axes.set_xticks(range(len(bars)), [series.replace(", ", "\n") for series, _ in bars])
     axes.set_xlim(-0.6, len(bars) - 0.4)
     f.note_below(axes, "\nhighest median rate; a tie within the intervals goes to fewer GPUs",

@@ -92,16 +92,17 @@ def predict_memory(
 
 
 def find_fit(
-    model: str, images: int, size: int, precision: str, micro_batches: int, checkpoint: bool,
-    on_oom: str, available: float,
+    model: str, batch: int, ranks: int, size: int, precision: str, micro_batches: int,
+    checkpoint: bool, on_oom: str, available: float,
 ) -> tuple[int, int, bool]:
-    """Bytes needed, micro-batches and recomputation for a rank's batch: as given if that fits into
+    """Bytes needed by the largest rank, micro-batches and recomputation: as given if that fits into
     the available bytes, else by the way that on_oom names (skip, accumulate, checkpoint)."""
+    images, fewest = -(-batch // ranks), batch // ranks  # no rank has an empty micro-batch
     while True:
         need = predict_memory(model, images, size, precision, micro_batches, checkpoint).total
         if need > available and on_oom == "checkpoint" and not checkpoint:
             checkpoint = True
-        elif need > available and on_oom == "accumulate" and micro_batches < images:
+        elif need > available and on_oom == "accumulate" and micro_batches < fewest:
             micro_batches += 1
         else:
             return need, micro_batches, checkpoint
@@ -112,7 +113,7 @@ def fit_batch(args: argparse.Namespace, ranks: int, available: float) -> int:
 
     Returns the predicted bytes of the largest rank; args.micro_batches and args.checkpoint are set.
     """
-    need, *fit = find_fit(args.model, -(-args.batch_size // ranks), args.image_size, args.precision,
+    need, *fit = find_fit(args.model, args.batch_size, ranks, args.image_size, args.precision,
                           args.micro_batches, args.checkpoint, args.on_oom, available)
     if need > available:
         give_up(args, need, available, "predicted before the run")
@@ -148,7 +149,8 @@ def give_up(args: argparse.Namespace, need: float, available: float, step: str) 
     rank, ranks = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
     reason = f"needs {need / GIB:.1f} of {available / GIB:.1f} GiB"
     word, kind, parts = {"reason": reason, "step": step}, ".skip", 2 * args.micro_batches
-    if args.on_oom == "accumulate" and parts <= args.batch_size // ranks:
+    # What the prediction refuses was tried in all micro-batches.
+    if args.on_oom == "accumulate" and need <= available and parts <= args.batch_size // ranks:
         word, kind = {"reason": step, "options": f"--micro-batches {parts}"}, ".retry"
     part = args.output.with_suffix(f".tmp{rank}")
     part.write_text(json.dumps(word))
@@ -172,8 +174,8 @@ def main() -> None:
         print(f"{way}: predicted GiB per GPU on {', '.join(map(str, GPUS))} GPUs, of "
               f"{args.gpu_memory} GiB; fewest GPUs that the batch fits on")
         for batch in BATCHES:
-            needs = [find_fit(args.model, -(-batch // gpus), args.image_size, precision, 1, False,
-                              on_oom, card)[0] for gpus in GPUS]
+            needs = [find_fit(args.model, batch, gpus, args.image_size, precision, 1, False, on_oom,
+                              card)[0] for gpus in GPUS]
             pairs = list(zip(GPUS, needs, strict=True))
             rows += [(way, batch, gpus, need / GIB) for gpus, need in pairs]
             fewest = min((gpus for gpus, need in pairs if need <= card), default="more than 3")

@@ -8,6 +8,7 @@
 # run_gpu_experiments.sh, and for stage d of ../cpu/run_experiments.sh:
 #   MINUTES=9       of this call
 #   RESULTS_DIR=    of the rows (default: gpu_experiments_own); stage d's go to ..._cpu_own beside it
+#   OPTIONS=        of both training scripts, so that stage d has them too
 #   DEVICE=cuda     cpu: to test the program without a GPU
 #   STAGES="a b c d e f"
 #     a  fp32 on 1 GPU at batch 16, 32, 64, 128; 6 rounds
@@ -31,9 +32,9 @@ dry=() status=0
 run() {
   local left=$((60 * MINUTES - SECONDS - 20)) code=0
   ((left > 0)) || out_of_time
-  timeout --signal=INT --kill-after=20 "$left" env "$@" "${dry[@]}" || code=$?
+  timeout --foreground --signal=INT --kill-after=20 "$left" env "$@" "${dry[@]}" || code=$?
   ((code != 124 && code != 137)) || out_of_time
-  ((code != 2)) || exit 2 # nothing can run, and was said
+  ((code < 128 && code != 2)) || exit "$code" # stopped; or nothing can run, and that was said
   ((code == 0)) || status=1
 }
 

@@ -113,7 +113,7 @@ def configurations(*studies: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         controls = found["options"].str.contains("straggler|period")
         found = found[(found["cpu_share"] != "") & ~controls]
         runs = r.run_table(found).drop_duplicates([*r.ROUND, *set(r.KEY) - {"scaling"}])
-        link = runs["options"].str.extract(r"network=(\w+)", expand=False).fillna("loopback")
+        link = runs["options"].str.extract(r"network=([\w.]+)", expand=False).fillna("loopback")
         part = np.where(runs["options"].str.contains("gradients=bf16"), 0.5, 1.0)
         for values, own in runs.assign(study=study, link=link, part=part).groupby(SETTINGS):
             line = dict(zip(SETTINGS, values, strict=True)) | {"runs": len(own)}
@@ -195,7 +195,8 @@ def fit(rows: pd.DataFrame, table: pd.DataFrame, all_reduce: pd.DataFrame,
         laws[law] = fitted(trials, two)
     best = min(laws, key=lambda law: laws[law][0])
     known = [{"input": f"missed by the law of {law}", "value": missed, "unit": "s"}
-             for law, (missed, _) in laws.items()]
+             for law, (missed, _) in laws.items()]  # a constant is their null model
+    known.append({"input": "missed by a constant", "value": two["slowed"].std(ddof=0), "unit": "s"})
     inputs = laws[best][1]
     known.append({"input": "ddp's own work", "value": 1e9 * inputs.own, "unit": "ns per byte"})
     for name, link in inputs.links.items():
@@ -229,10 +230,13 @@ def compare(inputs: Inputs, table: pd.DataFrame) -> pd.DataFrame:
 def summary_of(table: pd.DataFrame, period: float) -> pd.DataFrame:
     """For what was fitted on and what was held out: errors of the step (%, median and worst) of the
     model and the null models, beside the runs' own interval; and of the terms that are longer than
-    a throttling period (s), how many are within a quarter."""
+    a throttling period (s), how many are within a quarter, and how far (s, RMS) slowed backward is
+    off, or would be if it were left out."""
     network, summary = table["model"] == FITTED, []
+    more, plain = table["held_out"] & network, table["bucket_cap_mb"].astype(str) == ""
     for name, chosen in (("fitted", ~table["held_out"]),
-                         ("more devices", table["held_out"] & network),
+                         ("more devices", more), ("DDP as it is", more & plain),
+                         ("small buckets", more & ~plain),
                          ("8 devices", network & (table["num_devices"] == 8)),
                          ("slow link", table["held_out"] & (table["link"] == SLOW)),
                          ("other networks", ~network)):
@@ -244,6 +248,9 @@ def summary_of(table: pd.DataFrame, period: float) -> pd.DataFrame:
             long = own[own[f"{term}_measured"] > period]
             off = (long[f"{term}_predicted"] / long[f"{term}_measured"] - 1).abs()
             row |= {f"{term}_resolved": len(long), f"{term}_within": int((off <= 0.25).sum())}
+        slowed = own["slowed_measured"]
+        row |= {"slowed_rms": np.sqrt(((own["slowed_predicted"] - slowed) ** 2).mean()),
+                "slowed_none_rms": np.sqrt((slowed**2).mean())}
         summary.append(row)
     return pd.DataFrame(summary)
 

@@ -39,7 +39,8 @@ def test_cost_of_communication():
 def test_an_all_reduce_over_a_ring():
     """8 hosts on 1 Gbit: 14 messages of 1 ms, and 14/8 of the bytes at the link's rate."""
     script = load("cpu/studies/network/plot.py")
-    rows = [{"network": network, "ranks": 8, "bytes": size, "seconds": 0.014 + 1.75 * size / rate}
+    rows = [{"network": network, "ranks": 8, "bytes": size, "seconds": 0.014 + 1.75 * size / rate,
+             "occasion": 0}
             for network, rate in (("1gbit", 1.25e8), ("unshaped", 1e9)) for size in (4096, 10**8)
             for _ in range(6)]  # fmt: skip
     table = script.all_reduce_table(pd.DataFrame(rows)).set_index(["network", "bytes"])

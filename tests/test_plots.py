@@ -140,7 +140,8 @@ def test_occasions_are_told_apart_and_pooled(tmp_path):
 
 @pytest.mark.parametrize("few, glibc, kept, verdict", [
     (1, 5.0, 4.4, "is the allocator's"), (1, 5.0, 3.2, "kept alike"),
-    (1, 6.2, 3.2, "not established"), (2, 5.0, 4.4, "is the allocator's"),
+    (1, 6.2, 3.2, "not established"), (1, 5.0, 4.0, "kept it is not established"),
+    (2, 5.0, 4.4, "is the allocator's"),
 ])  # fmt: skip
 def test_verdict_on_a_speed_up_beyond_linear(tmp_path, few, glibc, kept, verdict):
     """From the fewest cores to twice as many, also where one core was not measured."""
@@ -254,13 +255,16 @@ def test_original_files_read_both_ways(plots, tmp_path, device_column):
 
 
 def test_two_settings_never_share_a_point(plots, tmp_path):
-    others = {"precision": "bf16"}, {"loader": "pil", "workers": 2}, {"batch_size": 64}
+    others = ({"precision": "bf16"}, {"loader": "pil", "workers": 2}, {"batch_size": 64},
+              {"bucket_cap_mb": 1, "micro_batches": 1, "options": ""})  # fmt: skip
     for settings in ({}, *others):
         for run in range(1, 3):
             write_run(tmp_path, 1, run, 1.0, **settings)
     table, problems = tables(plots, tmp_path)
     assert not problems
-    assert len(table) == 4 and table["series"].nunique() == 4 and set(table["runs"]) == {2}
+    assert len(table) == 5 and table["series"].nunique() == 5 and set(table["runs"]) == {2}
+    with pytest.raises(plots.ResultsError, match="two have the same"):
+        plots.read_results(tmp_path, tmp_path / "other" / tmp_path.name)
 
 
 DAMAGE = {
@@ -312,11 +316,14 @@ def test_figures_and_messages(tmp_path):
     for name in ["throughput_line", "time_components_bar"]:
         assert (output / f"{name}.png").stat().st_size > 5000
         assert (output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    stale = output / "waiting.csv"
+    stale.write_text("of other results\n")
     write_run(results, 2, 1, 1.0).write_text("run_id\n")
     damaged = run_plots(script, results, "--output", output, "--method", "original")
     assert damaged.returncode == 1 and "left out: " in damaged.stderr
     assert "original's method" in damaged.stdout
     assert not (output / "efficiency_line.png").exists()  # it takes two core counts
+    assert not stale.exists()
     assert "7.36 [6.96, 7.80] img/s on 1 core." in (output / "answers.md").read_text()
 
 

@@ -105,7 +105,7 @@ def test_claims_follow_the_data():
     assert claims.slower(rates({7: (8, 7, 9), 8: (7.5, 6.9, 8.1)}))[1] == "Not decided"
     assert claims.loading(good)[1] == "No: it falls"
     assert claims.loading(good.assign(loading=0.1))[1] == "Not refuted"
-    assert claims.loading(good, shortest=0.2)[1] == "Not refuted"
+    assert claims.loading(good, shortest=0.2)[1].startswith("Not decided: less than")
     assert "under 200 on 8" in claims.loading(good, shortest=0.2)[0]
     assert claims.loading(good.loc[:2])[1].startswith("Open")
     gpus = [rates({n: (gain, 0.99 * gain, 1.01 * gain) for n, gain in zip((1, 2, 3), gains,
@@ -113,6 +113,13 @@ def test_claims_follow_the_data():
             for batch, gains in ((16, (1, 1.2, 1.1)), (64, (1, 1.6, 2.2)))]  # fmt: skip
     assert claims.super_linear(pd.concat(gpus))[1].startswith("No")
     assert claims.best_counts(pd.concat(gpus))[1] == "Yes"
+    third = gpus[0].assign(total_batch=32), gpus[1].assign(total_batch=16)
+    assert claims.best_counts(pd.concat([*third, gpus[1]]))[1].startswith("Not decided")
+    split = good.assign(efficiency=[32 / n / -(-32 // n) for n in good.index])
+    split = split.assign(efficiency_low=0.5, efficiency_high=split["efficiency"])
+    assert claims.linear(split)[1] == "Not refuted"
+    below = claims.linear(split.assign(efficiency_high=split["efficiency"] - 0.01))[1]
+    assert below == "No: below what the split allows on 2, 3, 4, 5, 6, 7"
     beyond = rates({1: (1, 0.9, 1.1), 2: (4, 3.9, 4.1)}).assign(total_batch=16)
     assert claims.super_linear(beyond)[1] == "Yes"
 
@@ -120,7 +127,6 @@ def test_claims_follow_the_data():
 def test_memory_verdict(tmp_path):
     claims, path = load("report/claims.py"), tmp_path / "memory.csv"
     head = "way,batch_size,num_devices,predicted_gib\n"
-    for plain, bf16, verdict in ((16, 8, "Only without bf16"), (16, 12, "Yes, by the prediction"),
-                                 (9, 8, "No, by the prediction")):  # fmt: skip
+    for plain, bf16, verdict in ((16, 8, "only without bf16"), (16, 12, "yes"), (9, 8, "no")):
         path.write_text(f"{head}plain,128,1,{plain}\nbf16,128,1,{bf16}\n")
-        assert claims.memory(path)[1] == verdict
+        assert claims.memory(path)[1] == f"By the prediction {verdict}"

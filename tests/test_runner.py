@@ -20,7 +20,7 @@ RUNS = int(os.environ.get("SOAK", 300))  # make faults: 2,000
 def listing(tmp_path) -> Path:
     """A LIST of two configurations."""
     path = tmp_path / "list.sh"
-    path.write_text("#!/bin/sh\nfor name in one two; do echo $name 1 1 --batch-size 4; done\n")
+    path.write_text("#!/bin/sh\necho one 1 1 --batch-size 4\necho two 1 1 --batch-size 8\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 
@@ -96,6 +96,36 @@ def test_a_run_whose_sweep_ended_before_it_has_a_checksum(listing, number):
     assert "damaged since it was measured" in run(listing, NUM_RUNS="1")
 
 
+def test_equal_configurations_are_measured_once(listing):
+    """A variant may set what the list has already; the plan of another machine's results is whole;
+    other nodes are another machine."""
+    listing.write_text("#!/bin/sh\necho a 1 1 --batch-size 4\necho a_kept 1 1 MEMORY=kept "
+                       "--batch-size 4\n")
+    run(listing, VARIANTS="; MEMORY=kept", NUM_RUNS="1")
+    folders = sorted(path.parent.name for path in listing.parent.rglob("times_run1.csv"))
+    assert folders == ["a", "a_kept"]
+    environment = {**os.environ, "PYTHON": sys.executable, "NUM_RUNS": "1", "RESULTS_DIR": ""}
+    (listing.parent / "rows").rename(listing.parent / "own")
+    for nodes, runs in ("1", 0), ("2", 2):
+        environment |= {"NNODES": nodes, "MASTER_ADDR": "127.0.0.1"}
+        done = subprocess.run(command(listing, "--dry-run"), env=environment, text=True,
+                              capture_output=True)  # fmt: skip
+        assert f"plan: {runs} runs" in done.stdout, done.stdout + done.stderr
+        assert ("moved aside" in done.stdout) == (nodes == "2")
+
+
+def test_an_allocator_is_the_configuration_s_alone(monkeypatch):
+    """What a user exports does not stand in for glibc as it is; a library that is not installed is
+    an error, not glibc."""
+    memories = load("common/memories.py")
+    given = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0", "LD_PRELOAD": "libjemalloc.so.2"}
+    assert memories.without({**given, "A": "1", "B": "2"}, "A") == {"B": "2"}
+    assert memories.without({"LD_PRELOAD": "libother.so"}) == {"LD_PRELOAD": "libother.so"}
+    assert memories.refusal({"glibc", "kept"}) == ""
+    monkeypatch.setitem(memories.MEMORIES, "none", {"LD_PRELOAD": "libnone.so.9"})
+    assert memories.refusal({"none"}) == "memory none needs libnone.so.9, which is not installed"
+
+
 @pytest.mark.alone
 def test_a_long_sweep_stays_as_it_began(listing):
     """Memory, descriptors and time per run of the runner do not grow, nor what lies in /tmp."""
@@ -126,6 +156,9 @@ def test_a_long_sweep_stays_as_it_began(listing):
 def test_shares_by_the_controller_of_version_2(tmp_path, monkeypatch):
     """Files in place of the kernel's: what a machine with version 2 alone would be told."""
     shares = load("common/shares.py")
+    with monkeypatch.context() as changed:
+        changed.setattr(shares, "PERIOD_MS", 10)
+        assert "use a longer period" in shares.refusal("0.05", 1, 2)
     monkeypatch.setattr(shares, "V1", tmp_path / "none")
     monkeypatch.setattr(shares, "V2", tmp_path)
     assert shares.controller() is None

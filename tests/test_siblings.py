@@ -62,7 +62,7 @@ def test_who_imports_whom():
     assert across == {("project_ex_2", "predict_memory")} | {
         (name, "project_ex_1") for name in ("measure_learning", "measure_limit", "list_blocks")}
     common = {(a.stem, b.stem) for a, b in arrows if a.parent.name == "common"}
-    parts = {("sweep", name) for name in ("identity", "nodes", "runs", "shares")}
+    parts = {("sweep", name) for name in ("identity", "memories", "nodes", "runs", "shares")}
     assert common == parts | {("figures", "results")}
 
 

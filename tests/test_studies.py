@@ -40,7 +40,7 @@ def test_price_of_a_fault_and_what_it_explains(memory_runs):
     assert price["clean_ms_per_image"] == pytest.approx(1000 * CLEAN)
     table = script.verdicts(runs, runs[runs["scaling"] != "weak"], price["price_us"])
     table = table.set_index(["what", "memory"])
-    image = table.loc["image at batch 32 less at 16 (ms)", "glibc"]
+    image = table.loc["time per image at 32 less at 16 (ms)", "glibc"]
     more = 1e3 * PRICE * (2.4e6 / 32 - 8e5 / 16) * 1.035
     assert image["difference"] == pytest.approx(more) and image["left"] == pytest.approx(0)
     assert image["percent"] == pytest.approx(100)

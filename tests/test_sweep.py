@@ -166,6 +166,9 @@ def test_messages_of_the_sweep(data, tmp_path):
         ({}, ("--fast",), "unknown option '--fast'"),
         ({"DATA_DIR": str(tmp_path / "none")}, (), "prepare_imagenette.py"),
         ({"OPTIONS": "--precision fp8"}, (), "fp8"),
+        ({"OPTIONS": "--batch-size 8"}, (), "OPTIONS: the sweep itself sets --batch-size"),
+        ({"MEMORIES": "keptt"}, (), "MEMORIES: expected some of glibc, kept"),
+        ({"MASTER_PORT": "x"}, (), "MASTER_PORT: expected an integer >= 1, got 'x'"),
         ({"RESULTS_DIR": "/proc/cpu_run"}, (), "cannot create the results folder /proc/cpu_run"),
     ]
     for settings, arguments, message in cases:

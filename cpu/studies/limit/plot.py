@@ -109,15 +109,16 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     roofs, slower = summary_of(each), contention_table(rates, runs)
     verdict = verdict_of(slower, rates["round"].nunique())
     roofline(roofs, title, args.output)
-    above = each[each["share"] > 100]
-    print(f"{len(above)} of {len(each)} are above their roof", *above[KEY].to_numpy(), sep="\n  ")
+    cells = each[(each["roof"] > 0) & (each["type"] != "step")]
+    above = cells[cells["share"] > 100]
+    print(f"{len(above)} of {len(cells)} are above their roof", *above[KEY].to_numpy(), sep="\n  ")
     lines = [f"- **Against the roof** (one core, memory {row['memory']}): a step takes "
              f"{text(row, 'seconds')} s, {text(row, 'roof')} s at the roof: {text(row, 'share', 0)}"
              " % of it is reached." for _, row in roofs[roofs["type"] == "step"].iterrows()]
     lines.append("- **All cores busy against one**: " + ", ".join(
         f"a {row['what']} takes {text(row, 'slower')} times as long" for _, row in
         slower.iterrows()) + f". {verdict}")
-    decided = pd.DataFrame([{"verdict": verdict, "above": len(above), "cells": len(each)}])
+    decided = pd.DataFrame([{"verdict": verdict, "above": len(above), "cells": len(cells)}])
     return {"roofline": roofs, "contention": slower, "verdict": decided}, lines
 
 

@@ -12,7 +12,8 @@ if [[ ${1:-} == --help ]]; then
   exec "$here/../../run_experiments.sh" --help
 fi
 export SERIES=weak BOUNDS=ends FIGURES=0 PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
-export RESULTS_DIR="${RESULTS_DIR:-$here/runs_own}"
+own="$here/runs_own" status=0
+results="${RESULTS_DIR:-$own}"
 
 list() { # and the anchor
   "$here/../../run_experiments.sh" --list | sed -n '/cores1_.*single_process/p; /no_communication/p'
@@ -25,11 +26,13 @@ rounds="${NUM_RUNS:-6}"
 for ((round = 1; round <= rounds; round++)); do
   if (($#)); then round=$rounds; fi # --dry-run: the plan of all rounds at once
   NUM_RUNS=$round "$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" \
-    "$here/run.sh" "$RESULTS_DIR" "$@"
+    "$here/run.sh" "$own" "$@" || status=$?
+  ((status < 2)) || exit "$status" # nothing can run, or it was stopped; one failed run stops nothing
   (($# == 0)) || exit 0
   for tunables in "" "$kept"; do
     GLIBC_TUNABLES=$tunables "$PYTHON" "$here/measure_limit.py" --round "$round" \
-      --output "$RESULTS_DIR" ${DATA_DIR:+--data "$DATA_DIR"}
+      --output "$results" ${DATA_DIR:+--data "$DATA_DIR"}
   done
 done
-"$PYTHON" "$here/plot.py" "$RESULTS_DIR"
+"$PYTHON" "$here/plot.py" "$results"
+exit "$status"

@@ -15,13 +15,16 @@ fi
 export BOUNDS=none SERIES=strong MEMORIES=glibc FIGURES=0 WARMUP="${WARMUP:-1}"
 export CORE_COUNTS="${CORE_COUNTS:-2}"
 export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
-results="${RESULTS_DIR:-$here/runs_own}" rounds="${NUM_RUNS:-6}" resized="${DATA_DIR:-}"
+rounds="${NUM_RUNS:-6}" resized="${DATA_DIR:-}" named="${RESULTS_DIR:-}" failed=0
 stand_ins="$here/../../../data/imagenette2-full-synthetic"
 [[ -d $stand_ins || $# != 0 ]] || "$PYTHON" "$here/../../../data/prepare_imagenette.py" --synthetic
 
 sweep() { # of the images called $1 in $2, with the variants $3
-  NUM_RUNS=$round RESULTS_DIR="$results/$1" DATA_DIR=$2 VARIANTS=$3 "$here/../../run_experiments.sh" \
-    "${@:4}"
+  local status=0
+  NUM_RUNS=$round OWN_DIR="$here/runs_own/$1" RESULTS_DIR="${named:+$named/$1}" DATA_DIR=$2 \
+    VARIANTS=$3 "$here/../../run_experiments.sh" "${@:4}" || status=$?
+  ((status < 2)) || exit "$status" # nothing can run, or it was stopped; one failed run stops nothing
+  failed=$((failed | status))
 }
 
 for ((round = 1; round <= rounds; round++)); do
@@ -37,4 +40,5 @@ for ((round = 1; round <= rounds; round++)); do
     done
   done
 done
-[[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "$results"
+[[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "${named:-$here/runs_own}"
+exit "$failed"

@@ -86,7 +86,7 @@ def verdicts(runs: pd.DataFrame, main_sweep: pd.DataFrame, price_us: float) -> p
             faults=own["minor_faults"] / own["batch_size"]) for b in (16, 32)}
         more = {name: r.by_round(per[32], name) - r.by_round(per[16], name)
                 for name in ("seconds", "faults")}
-        table.append({"what": "image at batch 32 less at 16 (ms)", "memory": memory} | explained(
+        table.append({"what": "time per image at 32 less at 16 (ms)", "memory": memory} | explained(
             1000 * more["seconds"], 1000 * price * more["faults"]))
         cold = own[own["batch_size"] == 32]
         table.append({"what": "first step less a steady one, batch 32 (s)", "memory": memory}

@@ -12,6 +12,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export BOUNDS=none SERIES=strong FIGURES=0 OWN_DIR="$here/runs_own"
 export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}"
 export NUM_RUNS="${NUM_RUNS:-6}" PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+status=0
 
 # Lines of configurations: MEMORIES, BATCH_SIZES, CORE_COUNTS.
 lines() { MEMORIES=$1 BATCH_SIZES=$2 CORE_COUNTS=$3 "$here/../../run_experiments.sh" --list; }
@@ -27,8 +28,9 @@ if [[ ${1:-} == --help ]]; then
   sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
   exec "$here/../../run_experiments.sh" --help
 fi
-"$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@"
-[[ $# == 0 ]] || exit 0
+"$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@" || status=$?
+[[ $# == 0 ]] && ((status < 2)) || exit "$status"
 results="${RESULTS_DIR:-$OWN_DIR}"
 "$PYTHON" "$here/list_blocks.py" --output "$results/blocks.csv" ${DATA_DIR:+--data "$DATA_DIR"}
 "$PYTHON" "$here/plot.py" "$results"
+exit "$status"

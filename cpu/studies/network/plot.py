@@ -39,7 +39,7 @@ def rate_text(network: str, share: str) -> str:
 def network_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Per number of hosts, link and setting: the step, its ratio to the one without communication
     in the same rounds, and what it is made of (s); raises ResultsError if there is none."""
-    network = runs["options"].str.extract(r"network=(\w+)", expand=False)
+    network = runs["options"].str.extract(r"network=([\w.]+)", expand=False)
     runs = runs.assign(network=network).drop_duplicates([*r.ROUND, *set(r.KEY) - {"scaling"}])
     runs, table = runs[network.notna()], []
     key = ["num_devices", "batch_size", "network", "bucket_cap_mb", "options", "cpu_share"]
@@ -74,11 +74,14 @@ def network_table(runs: pd.DataFrame) -> pd.DataFrame:
 def all_reduce_table(times: pd.DataFrame) -> pd.DataFrame:
     """The all-reduce alone: median seconds; algorithm and bus bandwidth (bytes/s) as nccl-tests
     define them, bytes / time and 2(n-1)/n of it, which a ring cannot raise above the link's; the
-    time against 2(n-1)/n x bytes / rate; and the latency of one of its 2(n-1) messages."""
+    time against 2(n-1)/n x bytes / rate; the latency of one of its 2(n-1) messages; and the median
+    seconds by occasion."""
     table = []
     for (network, ranks, size), own in times.groupby(["network", "ranks", "bytes"]):
         seconds, sent = r.median_interval(own["seconds"]), 2 * (ranks - 1) / ranks
-        row = {"network": network, "ranks": ranks, "bytes": size, "repeats": len(own)}
+        row = {"network": network, "ranks": ranks, "bytes": size, "repeats": len(own),
+               "by_occasion": " and ".join(
+                   f"{median:.3f}" for median in own.groupby("occasion")["seconds"].median())}
         at_rate = 8 * sent * size / bits_per_second(network)
         for name, values in (
             ("seconds", seconds), ("message", [t / (2 * (ranks - 1)) for t in seconds]),
@@ -139,7 +142,8 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     network = network_table(runs)
     communication_cost(network, title, args.output)
     alone = all_reduce_table(pd.concat(
-        [pd.read_csv(folder / "all_reduce.csv") for folder in args.folders]))
+        [pd.read_csv(folder / "all_reduce.csv").assign(occasion=number)
+         for number, folder in enumerate(args.folders)]))
     return {"network": network, "all_reduce": alone}, answers(network, alone)
 
 

@@ -135,7 +135,7 @@ stop() {
 }
 
 main() {
-  local round hosts rate rates variants most sliced="" status=0
+  local round hosts rate rates variants most fits=() sliced="" status=0
   case "${1:-}" in
     --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --dry-run | "") ;;
@@ -160,15 +160,18 @@ main() {
   export TMPDIR="${TMPDIR:-/tmp}/$host" # torchrun leaves files there
   rm -rf "$TMPDIR"
   mkdir -m 700 "$TMPDIR"
+  for hosts in $HOSTS; do
+    if ((hosts <= most)); then
+      fits+=("$hosts")
+    else
+      echo "skipped: $hosts hosts ($most fit on ${#cores[@]} cores)"
+    fi
+  done
   for ((round = 1; round <= NUM_RUNS; round++)); do
-    for hosts in $HOSTS; do
-      if ((hosts > most)); then
-        ((round > 1)) || echo "skipped: $hosts hosts ($most fit on ${#cores[@]} cores)"
-        continue
-      fi
+    for hosts in "${fits[@]}"; do
       make_cluster "$hosts"
       rates=$RATES
-      [[ " ${HOSTS%% *} ${HOSTS##* } " != *" $hosts "* ]] || rates+=" $SLOW_RATES"
+      [[ " ${fits[0]} ${fits[-1]} " != *" $hosts "* ]] || rates+=" $SLOW_RATES"
       for rate in $(tr -s ' ' '\n' <<<"$rates" | shuf --random-source=<(yes "$round")); do
         echo "round $round of $NUM_RUNS: $hosts hosts, $rate, $((SECONDS / 60)) min gone"
         shape_links "$hosts" "$rate" 1

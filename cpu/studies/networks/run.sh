@@ -13,5 +13,8 @@ export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 VARIANTS="" # densenet121 is the first
 for model in resnet18 resnet50 mobilenet_v3_large alexnet; do VARIANTS+="; --model $model"; done
 export VARIANTS
-"$here/../../run_experiments.sh" "$@"
+status=0
+"$here/../../run_experiments.sh" "$@" || status=$?
+((status < 2)) || exit "$status"
 [[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "${RESULTS_DIR:-$OWN_DIR}"
+exit "$status"

@@ -12,6 +12,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export NUM_RUNS="${NUM_RUNS:-6}" STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" FIGURES=0 MEMORIES=kept
 export OWN_DIR="$here/runs_own" PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
 : "${CPU_SHARE:=0.16}"
+status=0
 
 lines() { BATCH_SIZES=$1 SERIES=$2 BOUNDS=$3 CORE_COUNTS=$4 "$here/../../run_experiments.sh" --list; }
 
@@ -43,5 +44,7 @@ if [[ ${1:-} == --help ]]; then
   exec "$here/../../run_experiments.sh" --help
 fi
 export CPU_SHARE
-"$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@"
+"$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@" || status=$?
+((status < 2)) || exit "$status"
 [[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "${RESULTS_DIR:-$OWN_DIR}"
+exit "$status"

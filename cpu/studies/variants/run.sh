@@ -21,10 +21,12 @@ for loader in "" "--loader pil"; do
 done
 export VARIANTS
 
-"$here/../../run_experiments.sh" "$@"
-[[ $# == 0 ]] || exit 0
+status=0
+"$here/../../run_experiments.sh" "$@" || status=$?
+[[ $# == 0 ]] && ((status < 2)) || exit "$status"
 results="${RESULTS_DIR:-$OWN_DIR}"
 [[ -f $results/learning.csv ]] ||
   "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "${CORE_COUNTS##* }" \
     "$here/measure_learning.py" --output "$results/learning.csv" ${DATA_DIR:+--data "$DATA_DIR"}
 "$PYTHON" "$here/plot.py" "$results"
+exit "$status"
