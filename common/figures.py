@@ -210,12 +210,13 @@ def plot_results(doc: str, published: Path, draw: Callable, device: str = "cores
         title = make_title(r.read_environment(args.results), runs)
         with plt.rc_context(STYLE):
             tables, lines = draw(args, rows, runs, table, skipped, title)
-        for name, own in {"summary": table, **tables}.items():
-            if len(own):
-                own.to_csv(args.output / f"{name}.csv", index=False)
-            else:  # of other results
-                (args.output / f"{name}.csv").unlink(missing_ok=True)
-        (args.output / "answers.md").write_text("".join(f"{line}\n" for line in lines))
+        texts = {f"{name}.csv": own.to_csv(index=False) if len(own) else "" for name, own in {
+            "summary": table, **tables}.items()}
+        texts["answers.md"] = "".join(f"{line}\n" for line in lines)
+        for name, text in texts.items():
+            (args.output / name).write_text(text)
+            if not text:  # nor may one stay of other results
+                (args.output / name).unlink()
     except (r.ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -142,7 +142,8 @@ def run_table(rows: pd.DataFrame) -> pd.DataFrame:
         timed = timed.assign(waiting_time=waiting)
         table.append(dict(zip([*ROUND, *KEY], key, strict=True)) | {
             "rate": timed["images"].sum() / total, "step_time": step,
-            "cold_step_time": run[run["step"] == 0]["step_time"].max(),
+            "cold_step_time": math.nan if run["cpu_share"].iloc[0] else  # not yet in its share
+            run[run["step"] == 0]["step_time"].max(),
             "cold_faults": run[run["step"] == 0]["minor_faults"].mean(),
             "original_time": (run["loading_time"] + run["compute_time"]).mean(),
             **{part: timed[f"{part}_time"].mean() for part in [*PARTS, "compute"]},
