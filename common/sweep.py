@@ -127,6 +127,7 @@ def configurations(listing: str, devices: int) -> list[Configuration]:
                 die(f"OPTIONS: the sweep itself sets {', '.join(sorted(both))}: see --help")
             words = [word.split("=")[-1] for word in common + variant]
             words = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
+            words += [f"nodes{NODES}"] * (NODES > 1)
             folder = "_".join([folder, *filter(None, words)])
             new = Configuration(folder, 0, 0, [threads, *options])
             if ranks != "skip":
@@ -139,9 +140,8 @@ def configurations(listing: str, devices: int) -> list[Configuration]:
 
 
 def check_devices(wanted: list[Configuration], identity: dict[str, Any]) -> None:
-    """Refuse allocators and shares of a core that cannot be had; the shares' period and the number
-    of nodes belong to the identity."""
-    identity |= {"nodes": NODES} if NODES > 1 else {}
+    """Refuse allocators and shares of a core that cannot be had; the shares' period belongs to the
+    identity."""
     if why := memories.refusal({one.environment()["MEMORY"] for one in wanted}):
         die(why)
     for one in (one for one in wanted if "CPU_SHARE" in one.environment()):

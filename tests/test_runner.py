@@ -97,8 +97,8 @@ def test_a_run_whose_sweep_ended_before_it_has_a_checksum(listing, number):
 
 
 def test_equal_configurations_are_measured_once(listing):
-    """A variant may set what the list has already; the plan of another machine's results is whole;
-    other nodes are another machine."""
+    """A variant may set what the list has already; the same ranks on more nodes are another
+    configuration; the plan of another machine's results is whole."""
     listing.write_text("#!/bin/sh\necho a 1 1 --batch-size 4\necho a_kept 1 1 MEMORY=kept "
                        "--batch-size 4\n")
     run(listing, VARIANTS="; MEMORY=kept", NUM_RUNS="1")
@@ -106,12 +106,16 @@ def test_equal_configurations_are_measured_once(listing):
     assert folders == ["a", "a_kept"]
     environment = {**os.environ, "PYTHON": sys.executable, "NUM_RUNS": "1", "RESULTS_DIR": ""}
     (listing.parent / "rows").rename(listing.parent / "own")
-    for nodes, runs in ("1", 0), ("2", 2):
+    file = listing.parent / "own" / "environment.json"
+    whole = file.read_text()
+    other = whole.replace('"dataset": "none"', '"dataset": "another"')
+    for nodes, text, runs in ("1", whole, 0), ("2", whole, 2), ("1", other, 2):
+        file.write_text(text)
         environment |= {"NNODES": nodes, "MASTER_ADDR": "127.0.0.1"}
         done = subprocess.run(command(listing, "--dry-run"), env=environment, text=True,
                               capture_output=True)  # fmt: skip
         assert f"plan: {runs} runs" in done.stdout, done.stdout + done.stderr
-        assert ("moved aside" in done.stdout) == (nodes == "2")
+        assert ("moved aside" in done.stdout) == (text == other)
 
 
 def test_an_allocator_is_the_configuration_s_alone(monkeypatch):
