@@ -33,7 +33,8 @@ def read_log(results: Path) -> list[dict[str, str]]:
     """The lines of runs.csv that are whole, by column; none if there is no such file."""
     path = results / "runs.csv"
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    return [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
+    return [row for row in csv.DictReader(lines) if {"configuration", "run_id"} <= row.keys()
+            and None not in row and None not in row.values()]
 
 
 def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:

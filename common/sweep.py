@@ -337,12 +337,13 @@ class Sweep:
         path, date = self.results / "runs.csv", datetime.now().astimezone()
         row = [date.isoformat(timespec="seconds"), self.environment["recorded"]["commit"],
                SETTINGS["ORDER_SEED"], *cells]
-        rows = [LOG, row]
-        if path.is_file():  # older ones have fewer columns
-            with path.open() as file:
-                rows = [row[: file.readline().count(",") + 1]]
-        with path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        head = text.partition("\n")[0].split(",")  # of older ones with fewer columns
+        known = "run_id" in head and "\n" in text  # a full disk may have left nothing, or a part
+        with path.open("a" if known else "w", newline="") as file:
+            file.write("" if text.endswith("\n") or not known else "\n")
+            csv.writer(file, lineterminator="\n").writerows(
+                [row[: len(head)]] if known else [LOG, row])
 
     def time_left(self, runs: list[tuple[int, Configuration]]) -> str:
         """What runs need if each takes what its configuration took so far, or else all did."""

@@ -96,6 +96,20 @@ def test_a_run_whose_sweep_ended_before_it_has_a_checksum(listing, number):
     assert "damaged since it was measured" in run(listing, NUM_RUNS="1")
 
 
+@pytest.mark.parametrize("keep", [0, 30, 42, -3, -60])
+def test_a_log_that_a_full_disk_cut_is_mended(listing, keep):
+    """Empty, a part of its head, its last line cut. (Found by the fault campaign, seed 0, groups 12
+    and 14.)"""
+    run(listing, NUM_RUNS="1")
+    log = listing.parent / "rows" / "runs.csv"
+    log.write_text(log.read_text()[:keep])
+    run(listing, NUM_RUNS="2")
+    paths = list(listing.parent.rglob("times_run*.csv"))
+    for path in paths:
+        path.write_bytes(path.read_bytes().replace(b"1.0", b"1.5"))
+    assert run(listing, NUM_RUNS="2").count("damaged since it was measured") == len(paths) == 4
+
+
 def test_equal_configurations_are_measured_once(listing):
     """A variant may set what the list has already; the same ranks on more nodes are another
     configuration; the plan of another machine's results is whole."""
