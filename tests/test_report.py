@@ -113,8 +113,9 @@ def test_claims_follow_the_data():
             for batch, gains in ((16, (1, 1.2, 1.1)), (64, (1, 1.6, 2.2)))]  # fmt: skip
     assert claims.super_linear(pd.concat(gpus))[1].startswith("No")
     assert claims.best_counts(pd.concat(gpus))[1] == "Yes"
-    third = gpus[0].assign(total_batch=32), gpus[1].assign(total_batch=16)
-    assert claims.best_counts(pd.concat([*third, gpus[1]]))[1].startswith("Not decided")
+    up_and_down = [gpus[0].assign(total_batch=64), gpus[1].assign(total_batch=32),
+                   gpus[0].loc[:1].assign(total_batch=16)]  # fmt: skip
+    assert claims.best_counts(pd.concat(up_and_down))[1].startswith("Not decided")
     split = good.assign(efficiency=[32 / n / -(-32 // n) for n in good.index])
     split = split.assign(efficiency_low=0.5, efficiency_high=split["efficiency"])
     assert claims.linear(split)[1] == "Not refuted"
