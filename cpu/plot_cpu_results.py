@@ -246,6 +246,10 @@ def by_occasion(days: pd.DataFrame, strong: pd.DataFrame) -> list[str]:
     return lines
 
 
+def counted(row: pd.Series) -> str:
+    return f"{row['num_devices']} {'cores' if row['num_devices'] > 1 else 'core'}"
+
+
 def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame,
             others: dict[str, pd.DataFrame]) -> list[str]:
     """What the figures show, in a few lines of Markdown: README shows the published ones."""
@@ -261,7 +265,7 @@ def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame,
         gain = (f", {text(most, 'rate')} img/s on {most['num_devices']}: a speed-up of "
                 f"{text(most, 'speedup')}") if len(rows) > 1 else ""
         lines.append(f"- **Strong scaling** ({series}, {most['runs']} runs): {text(one, 'rate')} "
-                     f"img/s on {one['num_devices']} core{gain}.")
+                     f"img/s on {counted(one)}{gain}.")
     lines += by_occasion(others["occasions"], strong) + beyond_linear(runs, strong)
     budget = budget[budget["num_devices"] == cores] if len(budget) else budget
     for _, row in budget.iterrows():
@@ -290,7 +294,7 @@ def answers(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame,
     return [
         *lines,
         f"- **The first step** of a fresh process ({one['series']}) takes "
-        f"{text(one, 'cold_step_time', 1)} s on {one['num_devices']} core and "
+        f"{text(one, 'cold_step_time', 1)} s on {counted(one)} and "
         f"{text(most, 'cold_step_time', 1)} s on {cores}, a steady one "
         f"{text(one, 'step_time', 1)} s and {text(most, 'step_time', 1)} s.",
     ]
