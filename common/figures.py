@@ -214,9 +214,8 @@ def plot_results(doc: str, published: Path, draw: Callable, device: str = "cores
             "summary": table, **tables}.items()}
         texts["answers.md"] = "".join(f"{line}\n" for line in lines)
         for name, text in texts.items():
-            (args.output / name).write_text(text)
-            if not text:  # nor may one stay of other results
-                (args.output / name).unlink()
+            path = args.output / name  # none may stay of other results
+            path.write_text(text) if text else path.unlink(missing_ok=True)
     except (r.ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

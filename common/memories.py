@@ -29,8 +29,8 @@ def refusal(wanted: set[str]) -> str:
     for memory in sorted(wanted):
         if memory not in MEMORIES:
             return f"MEMORIES: expected some of {', '.join(MEMORIES)}, got {memory!r}"
-        tried = subprocess.run(["true"], env=os.environ | MEMORIES[memory], capture_output=True)
-        if tried.stderr:
-            library = MEMORIES[memory].get("LD_PRELOAD")
-            return f"memory {memory} needs {library}, which is not installed"
+        if library := MEMORIES[memory].get("LD_PRELOAD"):
+            environment = os.environ | {"LD_PRELOAD": library}
+            if subprocess.run(["true"], env=environment, capture_output=True).stderr:
+                return f"memory {memory} needs {library}, which is not installed"
     return ""

@@ -199,7 +199,7 @@ class Sweep:
         if differs and self.named:
             die(f"the results in {self.results} are of another machine, code or dataset "
                 f"({'; '.join(differs)}): set RESULTS_DIR to another folder")
-        for name in ("steps", "warmup"):  # not the identity: pilot runs and others may be together
+        for name in () if differs else ("steps", "warmup"):  # not the identity: may be together
             if found["recorded"].get(name, SETTINGS[name.upper()]) != SETTINGS[name.upper()]:
                 print(f"note: runs that are there have {name.upper()}={found['recorded'][name]}")
         return differs

@@ -225,6 +225,7 @@ def draw(args, rows, runs, table, skipped, title: str) -> tuple[dict, list[str]]
     lines = answers(table, controls, budget, late, periods)
     if (log := args.results / "runs.csv").is_file():
         results = pd.read_csv(log)["result"]
+        results = results[results.isin(["complete", "failed"])]  # not: removed, found since
         lines.append("- **Checks** of each rank's share and of the host's time: "
                      f"{(results == 'failed').sum()} of {len(results)} runs failed.")
     return {"controls": controls, "budget": budget, "stragglers": late, "periods": periods}, lines
