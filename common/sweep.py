@@ -383,6 +383,8 @@ class Sweep:
 
     def run_all(self, runs: list[tuple[int, Configuration]]) -> None:
         for number, (run_id, one) in enumerate(runs, start=1):
+            if number > 1 and runs[number - 2][0] != run_id:  # a round has ended
+                self.draw()
             if NODES == 1 and (self.results / one.folder / "skipped.csv").is_file():
                 continue
             line = "" if self.asked else self.run_one(one, run_id, [])
@@ -390,8 +392,6 @@ class Sweep:
                 stop(self.asked)
             print(f"[{number}/{len(runs)}] {one.folder} run {run_id}: {line}; about "
                   f"{self.time_left(runs[number:])} left", flush=True)
-            if number < len(runs) and runs[number][0] != run_id:
-                self.draw()
 
 
 def stop(number: int, *_: Any) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import stat
 import statistics
@@ -146,14 +147,17 @@ def test_an_allocator_is_the_configuration_s_alone(monkeypatch):
 
 @pytest.mark.alone
 def test_a_long_sweep_stays_as_it_began(listing):
-    """Memory, descriptors and time per run of the runner do not grow, nor what lies in /tmp."""
+    """Memory, descriptors and time per run of the runner do not grow, nor what lies in /tmp; the
+    time that it says is left, is."""
     environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0", "TMPDIR": str(
         listing.parent), "RESULTS_DIR": str(listing.parent / "rows"), "NUM_RUNS": str(RUNS // 2)}
-    seen = []
+    seen, said = [], []
     with subprocess.Popen(command(listing), env=environment, text=True,
                           stdout=subprocess.PIPE) as process:  # fmt: skip
         proc = Path(f"/proc/{process.pid}")
         for number, line in enumerate(process.stdout):
+            if 10 <= number < RUNS / 2:  # later, whole seconds are too coarse
+                said.append((time.monotonic(), float(re.search(r"about (\d+) s left", line)[1])))
             if number % (RUNS // 10) == 0 and line.startswith("["):
                 memory = int(proc.joinpath("statm").read_text().split()[1]) * 4096
                 files = []  # most of the time a run runs; between runs and at a start it differs
@@ -162,13 +166,17 @@ def test_a_long_sweep_stays_as_it_began(listing):
                     time.sleep(0.001)
                 seen.append((memory, statistics.mode(files), len(list(listing.parent.iterdir()))))
     assert process.returncode == 0 and len(seen) == 10
+    ended = time.monotonic()
+    left = [promised / (ended - then) for then, promised in said]
     walls = [float(row["wall_s"]) for row in read_rows(listing.parent / "rows" / "runs.csv")]
     tenth = len(walls) // 10
     print(f"{len(walls)} runs; memory {seen[1][0] / 2**20:.1f} to {seen[-1][0] / 2**20:.1f} MiB, "
           f"descriptors {seen[1][1]} to {seen[-1][1]}, wall time per run "
-          f"{sum(walls[:tenth]) / tenth:.3f} to {sum(walls[-tenth:]) / tenth:.3f} s")
+          f"{sum(walls[:tenth]) / tenth:.3f} to {sum(walls[-tenth:]) / tenth:.3f} s, "
+          f"time left said / true {min(left):.2f} to {max(left):.2f}")
     assert seen[-1][0] < 1.1 * seen[1][0] + 2**20 and seen[-1][1:] == seen[1][1:]
     assert sum(walls[-tenth:]) < 1.5 * sum(walls[:tenth])
+    assert 0.7 < statistics.median(left) < 1.3
 
 
 def test_shares_by_the_controller_of_version_2(tmp_path, monkeypatch):
