@@ -236,23 +236,23 @@ def tracked_peak(model: str, images: int, precision: str, parts: int, checkpoint
         return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
 
 
-@pytest.mark.parametrize("way, precision, parts, checkpoint", [
-    ("plain", "fp32", 1, False), ("bf16", "bf16", 1, False), ("micro-batches", "fp32", 2, False),
-    ("recomputation", "fp32", 1, True)])  # fmt: skip
-def test_memory_by_a_second_predictor(memory, way, precision, parts, checkpoint):
-    """The count on the meta device against one that follows time: within 2 % without DDP's buckets
-    and the allowance for workspaces, of which it knows nothing; with it never below, and within 5
-    %, or 8 with recomputation, where the allowance is a larger part."""
-    for images in (16, 128):
-        count = memory.predict_memory("densenet121", images, 224, precision, parts, checkpoint)
-        tracked = tracked_peak("densenet121", images, precision, parts, checkpoint)
-        whole = count.total - count.buckets
-        bare = whole - count.allowance
-        print(f"{way}, batch {images}: counted {whole / GIB:.3f} GiB, of which allowance "
-              f"{count.allowance / GIB:.3f}; tracked {tracked / GIB:.3f}; ratio "
-              f"{whole / tracked:.3f}, without the allowance {bare / tracked:.3f}")
-        assert bare == pytest.approx(tracked, rel=0.025), (way, images)
-        assert 1 <= whole / tracked < (1.08 if checkpoint else 1.05), (way, images)
+@pytest.mark.parametrize("way, images, precision, parts, checkpoint", [
+    ("plain", 16, "fp32", 1, False), ("plain", 128, "fp32", 1, False),
+    ("bf16", 16, "bf16", 1, False), ("micro-batches", 16, "fp32", 2, False),
+    ("recomputation", 16, "fp32", 1, True)])  # fmt: skip
+def test_memory_by_a_second_predictor(memory, way, images, precision, parts, checkpoint):
+    """The count on the meta device against one that follows time: within 2.5 % without the
+    allowance for workspaces and DDP's buckets, of which it knows nothing; with the allowance never
+    below, and within 5 %, or 8 with recomputation, where it is a larger part."""
+    count = memory.predict_memory("densenet121", images, 224, precision, parts, checkpoint)
+    tracked = tracked_peak("densenet121", images, precision, parts, checkpoint)
+    whole = count.total - count.buckets
+    bare = whole - count.allowance
+    print(f"{way}, batch {images}: counted {whole / GIB:.3f} GiB, of which allowance "
+          f"{count.allowance / GIB:.3f}; tracked {tracked / GIB:.3f}; ratio "
+          f"{whole / tracked:.3f}, without the allowance {bare / tracked:.3f}")
+    assert bare == pytest.approx(tracked, rel=0.025)
+    assert 1 <= whole / tracked < (1.08 if checkpoint else 1.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: clocks and memory")
