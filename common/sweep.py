@@ -192,21 +192,24 @@ class Sweep:
     def differs(self) -> list[str]:
         """What identifies the results that are there and is not so here; dies if they must stay."""
         file, found = self.results / "environment.json", self.environment
-        found = json.loads(file.read_text()) if file.is_file() else found
-        there, here = found["identity"], self.environment["identity"]
+        try:
+            found = json.loads(file.read_text()) if file.is_file() else found
+            there, recorded = {**found["identity"]}, {**found["recorded"]}
+        except (ValueError, KeyError, TypeError):
+            die(f"{file} is damaged: put it back, or set RESULTS_DIR to another folder")
+        here = self.environment["identity"]
         differs = [f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
                    for name in {**there, **here} if there.get(name) != here.get(name)]
         if differs and self.named:
             die(f"the results in {self.results} are of another machine, code or dataset "
                 f"({'; '.join(differs)}): set RESULTS_DIR to another folder")
         for name in () if differs else ("steps", "warmup"):  # not the identity: may be together
-            if found["recorded"].get(name, SETTINGS[name.upper()]) != SETTINGS[name.upper()]:
-                print(f"note: runs that are there have {name.upper()}={found['recorded'][name]}")
+            if recorded.get(name, SETTINGS[name.upper()]) != SETTINGS[name.upper()]:
+                print(f"note: runs that are there have {name.upper()}={recorded[name]}")
         return differs
 
     def open(self) -> None:
-        """Take the folder for this sweep alone; see that what is in it is of this identity."""
-        self.lock()
+        """See that what is in the folder is of this identity, and as it was measured."""
         file = self.results / "environment.json"
         if differs := self.differs():
             aside = Path(f"{self.results}_until_{datetime.now():%Y%m%d_%H%M%S}")
@@ -428,8 +431,9 @@ def main() -> None:
         return
     for number in (*ENDING, signal.SIGALRM):
         signal.signal(number, sweep.on_signal)
-    sweep.open()
+    sweep.lock()
     try:
+        sweep.open()
         for one in skipped if NODE == 0 else []:
             sweep.note_skipped(one.folder, *one.options[:2], " ".join(one.options[2:]))
         runs = plan_runs(wanted, sweep.results)
@@ -442,7 +446,7 @@ def main() -> None:
     except NodesError as error:
         die(str(error))
     except OSError as error:
-        die(f"cannot write to the results folder {sweep.results} ({error.strerror}): still there?")
+        die(f"cannot write to the results folder {sweep.results}: {error.strerror}")
     finally:
         sweep.groups.remove()
         shutil.rmtree(sweep.temporary, ignore_errors=True)

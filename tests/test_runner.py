@@ -111,6 +111,23 @@ def test_a_log_that_a_full_disk_cut_is_mended(listing, keep):
     assert run(listing, NUM_RUNS="2").count("damaged since it was measured") == len(paths) == 4
 
 
+@pytest.mark.parametrize("name, content, says", [
+    ("left.tmp", None, "cannot write to the results folder"),  # a folder: it cannot be unlinked
+    ("environment.json", "", "is damaged"), ("environment.json", "{}", "is damaged"),
+    ("environment.json", "[1]", "is damaged"),
+])  # fmt: skip
+def test_a_folder_that_cannot_be_opened_is_one_line(listing, name, content, says):
+    """(Found by the fault campaign, seed 1, group 8: read-only since the sweep took its lock.)"""
+    run(listing, NUM_RUNS="1")
+    path = listing.parent / "rows" / name
+    path.mkdir() if content is None else path.write_text(content)
+    environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0",
+                   "RESULTS_DIR": str(listing.parent / "rows")}  # fmt: skip
+    done = subprocess.run(command(listing), env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout, done.stdout
+    assert says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_equal_configurations_are_measured_once(listing):
     """A variant may set what the list has already; the same ranks on more nodes are another
     configuration; the plan of another machine's results is whole."""
