@@ -59,7 +59,7 @@ def describe(python: str, script: Path, options: list[str]) -> dict[str, dict[st
     run with these options."""
     command = [python, str(script), "--describe", *options]
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode or not done.stdout.startswith("{"):
         reason = (done.stderr.strip().splitlines() or ["no answer"])[-1].removeprefix("error: ")
         if reason.startswith("ModuleNotFoundError"):
             reason = f"{reason.split(': ')[-1]} for {python}: run 'make .venv', or set PYTHON"

@@ -8,6 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+LOG = "date commit order_seed configuration run_id wall_s steps_s stolen_s result sha256".split()
+csv.field_size_limit(2**30)  # a damaged file may have a long one
+
 
 def stolen_seconds() -> float:
     """Seconds that the hypervisor gave to others since the start, over all cores."""
@@ -32,9 +35,30 @@ def checksum(path: Path) -> str:
 def read_log(results: Path) -> list[dict[str, str]]:
     """The lines of runs.csv that are whole, by column; none if there is no such file."""
     path = results / "runs.csv"
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    return [row for row in csv.DictReader(lines) if {"configuration", "run_id"} <= row.keys()
-            and None not in row and None not in row.values()]
+    text = path.read_text(errors="replace").replace("\0", "") if path.is_file() else ""
+    return [row for row in csv.DictReader(text.splitlines()) if {"configuration", "run_id"} <=
+            row.keys() and None not in row and None not in row.values() and row["run_id"].isdigit()
+            and Path(row["configuration"]).name == row["configuration"]]
+
+
+def mend_log(results: Path) -> str:
+    """Set runs.csv aside if its head is another (as a spreadsheet may save it): what a sweep adds
+    would not fit; what to print of it. Of a head that a full disk cut nothing is worth keeping."""
+    path = results / "runs.csv"
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    head, end, _ = text.partition("\n")
+    names = head.split(",")
+    if not text or (end and "run_id" in names and names == LOG[: len(names)]):
+        return ""
+    if ",".join(LOG).startswith(text):
+        path.unlink()
+        return ""
+    aside = path.with_name("damaged_runs.csv")
+    while aside.exists():
+        aside = aside.with_name(f"damaged_{aside.name}")
+    path.rename(aside)
+    return (f"{path} has another head than a sweep writes, kept as {aside}: runs are taken as they "
+            "are found\n")
 
 
 def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
@@ -49,7 +73,7 @@ def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
         path = results / configuration / f"times_run{run_id}.csv"
         if not row.get("sha256"):
             continue
-        if not path.is_file():
+        if not os.path.isfile(path):  # a name that is too long is none
             yield configuration, run_id, "removed", "", (
                 f"removed since it was measured: {configuration} run {run_id}")
         elif checksum(path) != row["sha256"]:
@@ -61,7 +85,7 @@ def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
                 f"damaged since it was measured, kept as {aside}: {configuration} run {run_id}")
     for path in sorted(results.glob("*/times_run*.csv")):
         run = path.parent.name, path.stem.removeprefix("times_run")
-        if run not in kept:
+        if run not in kept and run[1].isdigit() and path.is_file() and run[0].isprintable():
             yield *run, "found", checksum(path), ""
 
 

@@ -44,7 +44,8 @@ def refusal(share: str, ranks: int, cores: int) -> str:
     if os.geteuid() != 0:
         return "CPU_SHARE makes control groups, which needs root: sudo -E"
     if controller() is None:
-        return "CPU_SHARE needs the kernel's cpu controller in /sys/fs/cgroup, which is not there"
+        return ("CPU_SHARE needs the kernel's cpu controller in /sys/fs/cgroup, which is not there "
+                "or cannot be written")
     if ranks * part > MOST * cores:
         return (f"{ranks} shares of {part:g} are more than {100 * MOST:.0f} % of {cores} cores: "
                 f"use fewer ranks, or CPU_SHARE={MOST * cores / ranks - 0.005:.2f}")
@@ -88,8 +89,8 @@ class Groups:
             deadline = time.monotonic() + 10
             while group.is_dir() and time.monotonic() < deadline:
                 with contextlib.suppress(OSError):
-                    for pid in (group / "cgroup.procs").read_text().split():
-                        os.kill(int(pid), signal.SIGKILL)
+                    for pid in {*(group / "cgroup.procs").read_text().split()} - {"0"}:
+                        os.kill(int(pid), signal.SIGKILL)  # 0: of another container; here, of us
                     group.rmdir()
                     break
                 time.sleep(0.02)

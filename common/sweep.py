@@ -52,7 +52,16 @@ import memories
 import shares
 from identity import DescriptionError, describe
 from nodes import NodesError, share_plan
-from runs import changed_since, checksum, read_log, read_times, reason_of, stolen_seconds
+from runs import (
+    LOG,
+    changed_since,
+    checksum,
+    mend_log,
+    read_log,
+    read_times,
+    reason_of,
+    stolen_seconds,
+)
 
 DEFAULTS = {"NUM_RUNS": "10", "STEPS": "2", "WARMUP": "2", "OPTIONS": "", "VARIANTS": "",
             "DATA_DIR": "", "RESULTS_DIR": "", "RUN_TIMEOUT": "900", "ORDER_SEED": "0",
@@ -60,7 +69,9 @@ DEFAULTS = {"NUM_RUNS": "10", "STEPS": "2", "WARMUP": "2", "OPTIONS": "", "VARIA
             "MASTER_ADDR": "", "MASTER_PORT": "29500"}
 SETTINGS = DEFAULTS | {k: v for k, v in os.environ.items() if k in DEFAULTS and v}
 CHECKS = {  # settings, what they must look like, and in words
-    ("NUM_RUNS", "STEPS", "RUN_TIMEOUT", "NNODES", "MASTER_PORT"): (r"[1-9]\d*", "an integer >= 1"),
+    ("NUM_RUNS", "STEPS", "RUN_TIMEOUT", "NNODES"): (r"[1-9]\d{0,7}", "an integer >= 1"),
+    ("MASTER_PORT",): (r"[1-5]?\d{1,4}|6[0-4]\d{3}", "a port below 65000"),
+    ("CPU_SHARE",): (r"\S+", "one share of a core"),
     ("CPU_PERIOD_MS",): (r"[1-9]\d\d?", "an integer from 10 to 999"),
     ("BATCH_SIZES", "CORE_COUNTS", "GPU_COUNTS", "HOSTS"):
         (r" *[1-9]\d*( +[1-9]\d*)* *", "integers >= 1 like '1 2 4'"),
@@ -68,7 +79,6 @@ CHECKS = {  # settings, what they must look like, and in words
 NODES, NODE = (int(text) if text.isdecimal() else 0
                for text in (SETTINGS["NNODES"], SETTINGS["NODE_RANK"]))
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LOG = "date commit order_seed configuration run_id wall_s steps_s stolen_s result sha256".split()
 VARIABLE = re.compile(r"[A-Z_]+=")
 RULE_OF_THUMB = 40  # seconds per run, where nothing was measured yet
 BOUND = ["setpriv", "--pdeathsig", "KILL"]  # the kernel ends what follows with its parent
@@ -100,6 +110,11 @@ def check_settings() -> None:
         for name in names:
             if os.environ.get(name) and not re.fullmatch(pattern, os.environ[name]):
                 die(f"{name}: expected {expected}, got {os.environ[name]!r}")
+    for name, end in ("OPTIONS", "\n"), ("VARIANTS", ";"):
+        try:
+            [shlex.split(part) for part in SETTINGS[name].split(end)]
+        except ValueError as error:
+            die(f"{name}: {error}: {SETTINGS[name]!r}")
     if not SETTINGS["NODE_RANK"].isdecimal() or NODE >= NODES:
         die(f"NODE_RANK: expected an integer below NNODES={NODES}, got {SETTINGS['NODE_RANK']!r}")
     if NODES > 1 and not SETTINGS["MASTER_ADDR"]:
@@ -123,7 +138,8 @@ def configurations(listing: str, devices: int) -> list[Configuration]:
     for line in done.stdout.splitlines():
         for variant in map(shlex.split, SETTINGS["VARIANTS"].split(";")):
             folder, ranks, threads, *options = line.split()
-            if ranks != "skip" and (both := {*common} & {w for w in options if w[:2] == "--"}):
+            both = {w.split("=")[0] for w in common} & {w for w in options if w[:2] == "--"}
+            if ranks != "skip" and both:
                 die(f"OPTIONS: the sweep itself sets {', '.join(sorted(both))}: see --help")
             words = [word.split("=")[-1] for word in common + variant]
             words = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
@@ -174,20 +190,27 @@ class Sweep:
         # Always the same for a results folder, so that what a killed sweep left is found.
         name = f"sweep-{hashlib.md5(f'{self.results} {NODE}'.encode()).hexdigest()[:12]}"
         self.temporary, self.groups = Path(tempfile.gettempdir(), name), shares.Groups(name)
-        if NODE > 0:  # node 0 keeps the results; the others have a folder until they end
-            self.results = Path(tempfile.mkdtemp(prefix="sweep-node"))
         self.child, self.asked = None, 0  # the run in progress, and the signal that asks to stop
         self.late = self.ending = False
         self.launched, self.failures, self.walls = 0, [], {}
 
     def lock(self) -> None:
+        """Take the results folder for this sweep alone."""
+        if NODE > 0:  # node 0 keeps the results; the others have a folder until they end
+            self.results = Path(f"{self.temporary}-rows")
+            shutil.rmtree(self.results, ignore_errors=True)
         try:
             self.results.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(os.open(self.results, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.held = os.open(self.results, os.O_RDONLY)
+            fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             die(f"another sweep is running in {self.results}: wait for it, or set RESULTS_DIR")
         except OSError as error:
             die(f"cannot create the results folder {self.results}: {error.strerror}")
+
+    def replaced(self) -> bool:
+        """Whether another folder is where the one that this sweep took was; OSError: none is."""
+        return not os.path.samestat(os.fstat(self.held), self.results.stat())
 
     def differs(self) -> list[str]:
         """What identifies the results that are there and is not so here; dies if they must stay."""
@@ -195,8 +218,11 @@ class Sweep:
         try:
             found = json.loads(file.read_text()) if file.is_file() else found
             there, recorded = {**found["identity"]}, {**found["recorded"]}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             die(f"{file} is damaged: put it back, or set RESULTS_DIR to another folder")
+        if not file.is_file() and any(self.results.glob("*/times_run*.csv")):
+            die(f"{file}, which says whose the runs there are, is missing: put it back, or set "
+                "RESULTS_DIR to another folder")
         here = self.environment["identity"]
         differs = [f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
                    for name in {**there, **here} if there.get(name) != here.get(name)]
@@ -220,13 +246,16 @@ class Sweep:
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.groups.remove()
         self.temporary.mkdir(mode=0o700)
-        for path in [*self.results.rglob("*.tmp*"), *self.results.rglob("times_run*.log")]:
+        file.with_suffix(".tmp").unlink(missing_ok=True)
+        for path in [path for end in ("tmp*", "log") for path in
+                     self.results.glob(f"*/times_run*.{end}")]:
             if path.suffix != ".log" or path.with_suffix(".csv").is_file():
                 path.unlink()
         if not file.is_file():
             part = file.with_suffix(".tmp")
             part.write_text(json.dumps(self.environment, indent=2) + "\n")
             part.replace(file)
+        print(mend_log(self.results), end="")
         for configuration, run_id, result, sha256, line in changed_since(self.results):
             self.record(configuration, run_id, "", "", "", result, sha256)
             print(line, end="\n" if line else "")
@@ -286,6 +315,8 @@ class Sweep:
 
     def run_one(self, one: Configuration, run_id: int, more: list[str]) -> str:
         """One run and what becomes of it; a line that says so."""
+        if self.replaced():
+            raise FileExistsError(17, "replaced by another", str(self.results))
         folder, log = self.results / one.folder, self.temporary / "log"
         folder.mkdir(exist_ok=True)
         output = folder / f"times_run{run_id}.csv"
@@ -301,11 +332,14 @@ class Sweep:
             if path.suffix in (".skip", ".retry"):
                 said[path.suffix] = json.loads(path.read_text())
             path.unlink()
-        if (output.is_file() and (status == 0 or self.asked)) or (status == 0 and NODE > 0):
+        text = log.read_text(None, "replace")
+        limit = f"not done after {SETTINGS['RUN_TIMEOUT']} s (RUN_TIMEOUT): hung?" * self.late
+        why = missed or reason_of(status, text, limit, NODES > 1)
+        if output.is_file() or (status == 0 and NODE > 0):
             result, line = "complete", "done, the rows are at node 0"
             if NODE == 0:
                 steps, rate = (f"{value:.2f}" for value in read_times(output))
-                line = f"{rate} img/s"
+                line = f"{rate} img/s" + f"; after its last step: {why}" * (status != 0)
                 self.walls.setdefault(one.folder, []).append(wall)
         elif self.asked:
             return ""
@@ -318,11 +352,8 @@ class Sweep:
             self.note_skipped(one.folder, one.ranks, options.get("--batch-size"), reason)
             line = f"SKIPPED: {reason}"
         else:
-            limit = f"not done after {SETTINGS['RUN_TIMEOUT']} s (RUN_TIMEOUT): hung?" * self.late
-            text = log.read_text(None, "replace")
-            result, reason = "failed", missed or reason_of(status, text, limit, NODES > 1)
-            line = f"FAILED: {reason}"
-            self.failures.append(f"{one.folder} run {run_id}: {reason}")
+            result, line = "failed", f"FAILED: {why}"
+            self.failures.append(f"{one.folder} run {run_id}: {why}")
             with contextlib.suppress(OSError):  # a full disk has no room for the log either
                 kept = output.with_suffix(".log") if NODE == 0 else Path(f"{self.temporary}.log")
                 shutil.copy(log, kept)
@@ -335,18 +366,18 @@ class Sweep:
         return self.run_one(one, run_id, shlex.split(more))
 
     def record(self, *cells: Any) -> None:
-        if NODE == 0 and not (self.results / "environment.json").is_file():
-            raise FileNotFoundError(2, "removed")  # and made anew by the run, without the others
+        """Add a line to runs.csv; not in a folder that was made anew, which lacks the others."""
+        if NODE == 0 and (self.replaced() or not (self.results / "environment.json").is_file()):
+            raise FileNotFoundError(2, "removed", str(self.results))
         path, date = self.results / "runs.csv", datetime.now().astimezone()
         row = [date.isoformat(timespec="seconds"), self.environment["recorded"]["commit"],
                SETTINGS["ORDER_SEED"], *cells]
         text = path.read_text(errors="replace") if path.is_file() else ""
-        head = text.partition("\n")[0].split(",")  # of older ones with fewer columns
-        known = "run_id" in head and "\n" in text  # a full disk may have left nothing, or a part
-        with path.open("a" if known else "w", newline="") as file:
-            file.write("" if text.endswith("\n") or not known else "\n")
+        head = text.partition("\n")[0].split(",") if text else LOG  # older ones: fewer columns
+        with path.open("a", newline="") as file:
+            file.write("" if text.endswith("\n") or not text else "\n")
             csv.writer(file, lineterminator="\n").writerows(
-                [row[: len(head)]] if known else [LOG, row])
+                [row[: len(head)]] if text else [LOG, row])
 
     def time_left(self, runs: list[tuple[int, Configuration]]) -> str:
         """What runs need if each takes what its configuration took so far, or else all did."""
@@ -381,8 +412,14 @@ class Sweep:
         if SETTINGS["FIGURES"] == "0" or not SETTINGS["PLOT"] or NODE > 0:
             return
         command = [*BOUND, SETTINGS["PYTHON"], SETTINGS["PLOT"], str(self.results), *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        print(done.stdout if arguments else (done.stdout.splitlines() or [""])[-1], flush=True)
+        self.ending = False
+        self.child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
+                                      start_new_session=True)
+        out, _ = self.child.communicate()
+        self.child = None
+        if self.asked:
+            stop(self.asked)
+        print(out if arguments else (out.splitlines() or [""])[-1], flush=True)
 
     def run_all(self, runs: list[tuple[int, Configuration]]) -> None:
         for number, (run_id, one) in enumerate(runs, start=1):
@@ -397,9 +434,60 @@ class Sweep:
                   f"{self.time_left(runs[number:])} left", flush=True)
 
 
+    def run(self, wanted: list[Configuration]) -> None:
+        """Measure what is missing; clean up, whatever ends it."""
+        for number in (*ENDING, signal.SIGALRM):
+            signal.signal(number, self.on_signal)
+        self.lock()
+        try:
+            self.open()
+            for one in wanted if NODE == 0 else []:
+                if not one.ranks:
+                    self.note_skipped(one.folder, *one.options[:2], " ".join(one.options[2:]))
+            runs = plan_runs(wanted, self.results)
+            if NODES > 1:
+                runs = share_plan(runs, self.environment["identity"], SETTINGS)
+            self.run_all([(number, Configuration(*one)) for number, one in runs])
+            against = Path(str(self.results).removesuffix("_own"))
+            compare = not self.named and any(against.rglob("times_run*.csv"))
+            self.draw(*(["--against", str(against)] if compare else []))
+        finally:
+            self.close()
+        if self.failures:
+            print(f"{len(self.failures)} runs failed; start the sweep again to repeat them:",
+                  *self.failures, sep="\n  ", file=sys.stderr)
+            sys.exit(1)
+        print("all runs are complete" + (f" in {self.results}" if NODE == 0 else ""))
+
+    def close(self) -> None:
+        """Remove what only this sweep needs, unless another one took the place of its folder."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.replaced():
+                return
+        self.groups.remove()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        if NODE > 0:
+            shutil.rmtree(self.results, ignore_errors=True)
+
+
 def stop(number: int, *_: Any) -> NoReturn:
     print("stopped: complete runs are kept; start the sweep again for the rest", flush=True)
     sys.exit(128 + number)
+
+
+def prepare(script: Path, listing: str, own: Path) -> tuple[Sweep, list[Configuration]]:
+    """The sweep, and all configurations that these settings ask for."""
+    environment = describe(SETTINGS["PYTHON"], script, common_options())
+    environment["recorded"] |= {name.lower(): SETTINGS[name] for name in ("STEPS", "WARMUP")}
+    wanted = configurations(listing, environment["identity"]["devices_granted"] * NODES)
+    skipped = [one for one in wanted if not one.ranks]
+    for why in sorted({" ".join(one.options[2:]) for one in skipped}):
+        folders = [one.folder for one in skipped if " ".join(one.options[2:]) == why]
+        print(f"cannot run: {', '.join(folders)} ({why})")
+    check_devices(wanted, environment["identity"])
+    if len(skipped) == len(wanted):
+        die("nothing can run with these settings")
+    return Sweep(script, own, environment), wanted
 
 
 def main() -> None:
@@ -410,53 +498,22 @@ def main() -> None:
         print(__doc__[__doc__.index("Finished runs") :].strip())
         return
     if arguments not in ([], ["--dry-run"]):
-        die(f"unknown option {arguments[0]!r}: --dry-run, --help, or settings in the environment")
+        die(f"unknown option {arguments[-1]!r}: --dry-run, --help, or settings in the environment")
     check_settings()
     try:
-        environment = describe(SETTINGS["PYTHON"], Path(script), common_options())
-    except DescriptionError as error:
-        die(str(error))
-    environment["recorded"] |= {name.lower(): SETTINGS[name] for name in ("STEPS", "WARMUP")}
-    wanted = configurations(listing, environment["identity"]["devices_granted"] * NODES)
-    skipped = [one for one in wanted if not one.ranks]
-    for why in sorted({" ".join(one.options[2:]) for one in skipped}):
-        folders = [one.folder for one in skipped if " ".join(one.options[2:]) == why]
-        print(f"cannot run: {', '.join(folders)} ({why})")
-    check_devices(wanted, environment["identity"])
-    sweep = Sweep(Path(script), Path(own), environment)
-    if len(skipped) == len(wanted):
-        die("nothing can run with these settings")
-    if arguments:
-        sweep.print_plan(wanted)
-        return
-    for number in (*ENDING, signal.SIGALRM):
-        signal.signal(number, sweep.on_signal)
-    sweep.lock()
-    try:
-        sweep.open()
-        for one in skipped if NODE == 0 else []:
-            sweep.note_skipped(one.folder, *one.options[:2], " ".join(one.options[2:]))
-        runs = plan_runs(wanted, sweep.results)
-        if NODES > 1:
-            runs = share_plan(runs, environment["identity"], SETTINGS)
-        sweep.run_all([(number, Configuration(*one)) for number, one in runs])
-        against = Path(str(sweep.results).removesuffix("_own"))
-        compare = not sweep.named and any(against.rglob("times_run*.csv"))
-        sweep.draw(*(["--against", str(against)] if compare else []))
-    except NodesError as error:
+        sweep, wanted = prepare(Path(script), listing, Path(own))
+        sweep.print_plan(wanted) if arguments else sweep.run(wanted)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        die("nobody reads the output any more; complete runs are kept")
+    except (DescriptionError, NodesError) as error:
         die(str(error))
     except OSError as error:
-        die(f"cannot write to the results folder {sweep.results}: {error.strerror}")
-    finally:
-        sweep.groups.remove()
-        shutil.rmtree(sweep.temporary, ignore_errors=True)
-        if NODE > 0:
-            shutil.rmtree(sweep.results, ignore_errors=True)
-    if sweep.failures:
-        print(f"{len(sweep.failures)} runs failed; start the sweep again to repeat them:",
-              *sweep.failures, sep="\n  ", file=sys.stderr)
-        sys.exit(1)
-    print("all runs are complete" + (f" in {sweep.results}" if NODE == 0 else ""))
+        folder = Path(SETTINGS["RESULTS_DIR"] or own)
+        where = Path(str(error.filename or folder))
+        if folder.absolute() in (where, *where.absolute().parents):
+            where = f"the results folder {folder}"
+        die(f"cannot use {where}: {error.strerror}")
 
 
 if __name__ == "__main__":

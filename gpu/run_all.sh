@@ -32,7 +32,8 @@ dry=() status=0
 run() {
   local left=$((60 * MINUTES - SECONDS - 20)) code=0
   ((left > 0)) || out_of_time
-  timeout --foreground --signal=INT --kill-after=20 "$left" env "$@" "${dry[@]}" || code=$?
+  setpriv --pdeathsig TERM timeout --foreground --signal=INT --kill-after=20 "$left" \
+    env "$@" "${dry[@]}" || code=$?
   ((code != 124 && code != 137)) || out_of_time
   ((code < 128 && code != 2)) || exit "$code" # stopped; or nothing can run, and that was said
   ((code == 0)) || status=1

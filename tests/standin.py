@@ -1,5 +1,6 @@
 """A training script of some 20 ms for tests of the runner: writes rows as the real one, measures
-nothing. SLOW=seconds makes a run and its step longer, LINGER=seconds its end after the rows."""
+nothing. SLOW=seconds makes a run and its step longer, LINGER=seconds its end after the rows,
+STATUS what it ends with."""
 
 import json
 import os
@@ -21,3 +22,4 @@ part.write_text(
 )
 part.replace(output)
 time.sleep(float(os.environ.get("LINGER", 0)))
+sys.exit(int(os.environ.get("STATUS", 0)))

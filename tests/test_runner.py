@@ -111,21 +111,90 @@ def test_a_log_that_a_full_disk_cut_is_mended(listing, keep):
     assert run(listing, NUM_RUNS="2").count("damaged since it was measured") == len(paths) == 4
 
 
+def refused(listing: Path, *arguments: str, **settings: str) -> str:
+    """What a sweep says that cannot begin, or go on: one line."""
+    environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0",
+                   "RESULTS_DIR": str(listing.parent / "rows"), **settings}  # fmt: skip
+    done = subprocess.run(command(listing, *arguments), env=environment, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stdout + done.stderr
+    return done.stderr
+
+
 @pytest.mark.parametrize("name, content, says", [
-    ("left.tmp", None, "cannot write to the results folder"),  # a folder: it cannot be unlinked
+    ("one/times_run9.tmp", None, "cannot use the results folder"),  # a folder: it stays
     ("environment.json", "", "is damaged"), ("environment.json", "{}", "is damaged"),
-    ("environment.json", "[1]", "is damaged"),
+    ("environment.json", "[" * 10000, "is damaged"),
 ])  # fmt: skip
 def test_a_folder_that_cannot_be_opened_is_one_line(listing, name, content, says):
     """(Found by the fault campaign, seed 1, group 8: read-only since the sweep took its lock.)"""
     run(listing, NUM_RUNS="1")
     path = listing.parent / "rows" / name
     path.mkdir() if content is None else path.write_text(content)
-    environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0",
-                   "RESULTS_DIR": str(listing.parent / "rows")}  # fmt: skip
-    done = subprocess.run(command(listing), env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout, done.stdout
-    assert says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert says in refused(listing)
+
+
+def test_what_is_wrong_elsewhere_is_not_put_on_the_results(listing):
+    """No setpriv; a LIST that cannot be run; a full disk that gets the output."""
+    assert "cannot use setpriv: No such file" in refused(listing, PATH="/nowhere")
+    listing.chmod(0o600)
+    assert f"cannot use {listing}: Permission denied" in refused(listing)
+    listing.chmod(0o700)
+    with subprocess.Popen(command(listing), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={**os.environ, "NUM_RUNS": "30"}) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert process.returncode == 2 and said.startswith("error: nobody reads the output"), said
+    assert len(said.splitlines()) == 1, said
+
+
+def test_rows_without_their_identity_are_not_adopted(listing):
+    run(listing, NUM_RUNS="1")
+    (listing.parent / "rows" / "environment.json").unlink()
+    assert "is missing: put it back" in refused(listing)
+    assert "is missing: put it back" in refused(listing, "--dry-run")
+
+
+def test_a_folder_that_is_replaced_belongs_to_the_next_sweep(listing):
+    """The user moves the results of a running sweep away and starts another in their place: the
+    first stops, and takes nothing from the second."""
+    rows = listing.parent / "rows"
+    environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0", "SLOW": "0.5",
+                   "NUM_RUNS": "3", "RESULTS_DIR": str(rows)}  # fmt: skip
+    sweeps = []
+    for _ in range(2):
+        sweeps.append(subprocess.Popen(command(listing), env=environment, text=True,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        sweeps[-1].stdout.readline()  # of its first run
+        if len(sweeps) == 1:
+            rows.rename(listing.parent / "elsewhere")
+    (_, said), (out, err) = (one.communicate(timeout=60) for one in sweeps)
+    assert sweeps[0].returncode == 2 and "the results folder" in said, said
+    assert len(said.splitlines()) == 1 and sweeps[1].returncode == 0, said + out + err
+    assert len(read_rows(rows / "runs.csv")) == 6
+    assert all(row["result"] == "complete" for row in read_rows(rows / "runs.csv"))
+
+
+def test_a_run_with_all_its_rows_is_complete_however_it_ends(listing):
+    said = run(listing, NUM_RUNS="1", STATUS="1")
+    assert said.count("img/s; after its last step: it ended with status 1") == 2, said
+    assert {row["result"] for row in read_rows(listing.parent / "rows" / "runs.csv")} == {
+        "complete"}  # fmt: skip
+
+
+def test_a_log_with_another_head_is_kept(listing):
+    """As a spreadsheet may save it: its checksums do not count any more, which is said."""
+    run(listing, NUM_RUNS="1")
+    log = listing.parent / "rows" / "runs.csv"
+    quoted = '"' + log.read_text().replace(",", '","').replace("\n", '"\n"')[:-1]
+    log.write_text(quoted)
+    assert "has another head than a sweep writes, kept as" in run(listing, NUM_RUNS="2")
+    assert log.with_name("damaged_runs.csv").read_text() == quoted
+    assert [row["result"] for row in read_rows(log)] == 2 * ["found"] + 2 * ["complete"]
+    log.write_text(log.read_text() + "x,x,0,../outside,1,1,1,1,complete,00\n")
+    (listing.parent / "rows" / "one" / "times_run9.csv").mkdir()
+    assert "damaged since" not in run(listing, NUM_RUNS="2")
 
 
 def test_equal_configurations_are_measured_once(listing):

@@ -168,7 +168,12 @@ def test_messages_of_the_sweep(data, tmp_path):
         ({"OPTIONS": "--precision fp8"}, (), "fp8"),
         ({"OPTIONS": "--batch-size 8"}, (), "OPTIONS: the sweep itself sets --batch-size"),
         ({"MEMORIES": "keptt"}, (), "MEMORIES: expected some of glibc, kept"),
-        ({"MASTER_PORT": "x"}, (), "MASTER_PORT: expected an integer >= 1, got 'x'"),
+        ({"MASTER_PORT": "x"}, (), "MASTER_PORT: expected a port below 65000"),
+        ({"MASTER_PORT": "70000"}, (), "MASTER_PORT: expected a port below 65000, got '70000'"),
+        ({"OPTIONS": "--note 'x"}, (), "OPTIONS: No closing quotation"),
+        ({"OPTIONS": "--batch-size=8"}, (), "OPTIONS: the sweep itself sets --batch-size"),
+        ({"CPU_SHARE": "0.2 0.3"}, (), "CPU_SHARE: expected one share of a core"),
+        ({}, ("--dry-run", "--fast"), "unknown option '--fast'"),
         ({"RESULTS_DIR": "/proc/cpu_run"}, (), "cannot create the results folder /proc/cpu_run"),
     ]
     for settings, arguments, message in cases:
@@ -242,3 +247,13 @@ def test_help_and_mode(script):
     assert done.returncode == 0
     for name in ("BATCH_SIZES", "CORE_COUNTS", "NUM_RUNS", "RUN_TIMEOUT", "BOUNDS", "RESULTS_DIR"):
         assert name in done.stdout
+
+
+def test_a_study_that_is_told_to_end_ends_its_sweep(data, tmp_path):
+    """The signal reaches bash alone, as from kill or a batch system."""
+    study = REPOSITORY / "cpu" / "studies" / "networks" / "run.sh"
+    process = start(tmp_path / "rows", data, program=study, STEPS="2000")
+    wait_for(lambda: processes_of(tmp_path), 60)
+    process.terminate()
+    process.communicate(timeout=60)
+    wait_for(lambda: not processes_of(tmp_path), 30)

@@ -126,7 +126,7 @@ def test_a_host_that_is_cut_off(data, tmp_path):
     """Its run fails with a line that names it; the sweep goes on; nothing is left."""
     results = tmp_path / "results"
     process = start(
-        results, data, RATES="1gbit", VARIANTS="; --bucket-cap-mb 1", STEPS="60", RUN_TIMEOUT="45"
+        results, data, RATES="1gbit", VARIANTS="; --bucket-cap-mb 1", STEPS="40", RUN_TIMEOUT="45"
     )
     wait_for(lambda: both_ranks(results), 60)
     first = processes_of(results.parent)

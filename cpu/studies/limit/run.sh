@@ -11,7 +11,8 @@ if [[ ${1:-} == --help ]]; then
   sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
   exec "$here/../../run_experiments.sh" --help
 fi
-export SERIES=weak BOUNDS=ends FIGURES=0 PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+export SERIES=weak BOUNDS=ends FIGURES=0
+export PYTHON="${PYTHON:-$(command -v "$here/../../../.venv/bin/python" || echo python3)}"
 own="$here/runs_own" status=0
 results="${RESULTS_DIR:-$own}"
 
@@ -25,13 +26,13 @@ kept=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000
 rounds="${NUM_RUNS:-6}"
 for ((round = 1; round <= rounds; round++)); do
   if (($#)); then round=$rounds; fi # --dry-run: the plan of all rounds at once
-  NUM_RUNS=$round "$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" \
-    "$here/run.sh" "$own" "$@" || status=$?
+  NUM_RUNS=$round setpriv --pdeathsig TERM "$PYTHON" "$here/../../../common/sweep.py" \
+    "$here/../../project_ex_1.py" "$here/run.sh" "$own" "$@" || status=$?
   ((status < 2)) || exit "$status" # nothing can run, or it was stopped; one failed run stops nothing
   (($# == 0)) || exit 0
   for tunables in "" "$kept"; do
-    GLIBC_TUNABLES=$tunables "$PYTHON" "$here/measure_limit.py" --round "$round" \
-      --output "$results" ${DATA_DIR:+--data "$DATA_DIR"}
+    GLIBC_TUNABLES=$tunables setpriv --pdeathsig TERM "$PYTHON" "$here/measure_limit.py" \
+      --round "$round" --output "$results" ${DATA_DIR:+--data "$DATA_DIR"}
   done
 done
 "$PYTHON" "$here/plot.py" "$results"

@@ -14,7 +14,7 @@ if [[ ${1:-} == --help ]]; then
 fi
 export BOUNDS=none SERIES=strong MEMORIES=glibc FIGURES=0 WARMUP="${WARMUP:-1}"
 export CORE_COUNTS="${CORE_COUNTS:-2}"
-export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+export PYTHON="${PYTHON:-$(command -v "$here/../../../.venv/bin/python" || echo python3)}"
 rounds="${NUM_RUNS:-6}" resized="${DATA_DIR:-}" named="${RESULTS_DIR:-}" failed=0
 stand_ins="$here/../../../data/imagenette2-full-synthetic"
 [[ -d $stand_ins || $# != 0 ]] || "$PYTHON" "$here/../../../data/prepare_imagenette.py" --synthetic
@@ -22,7 +22,7 @@ stand_ins="$here/../../../data/imagenette2-full-synthetic"
 sweep() { # of the images called $1 in $2, with the variants $3
   local status=0
   NUM_RUNS=$round OWN_DIR="$here/runs_own/$1" RESULTS_DIR="${named:+$named/$1}" DATA_DIR=$2 \
-    VARIANTS=$3 "$here/../../run_experiments.sh" "${@:4}" || status=$?
+    VARIANTS=$3 setpriv --pdeathsig TERM "$here/../../run_experiments.sh" "${@:4}" || status=$?
   ((status < 2)) || exit "$status" # nothing can run, or it was stopped; one failed run stops nothing
   failed=$((failed | status))
 }

@@ -11,7 +11,8 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export BOUNDS=none SERIES=strong FIGURES=0 OWN_DIR="$here/runs_own"
 export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}"
-export NUM_RUNS="${NUM_RUNS:-6}" PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+export NUM_RUNS="${NUM_RUNS:-6}"
+export PYTHON="${PYTHON:-$(command -v "$here/../../../.venv/bin/python" || echo python3)}"
 status=0
 
 # Lines of configurations: MEMORIES, BATCH_SIZES, CORE_COUNTS.
@@ -28,7 +29,8 @@ if [[ ${1:-} == --help ]]; then
   sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
   exec "$here/../../run_experiments.sh" --help
 fi
-"$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@" || status=$?
+setpriv --pdeathsig TERM "$PYTHON" "$here/../../../common/sweep.py" \
+  "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@" || status=$?
 [[ $# == 0 ]] && ((status < 2)) || exit "$status"
 results="${RESULTS_DIR:-$OWN_DIR}"
 "$PYTHON" "$here/list_blocks.py" --output "$results/blocks.csv" ${DATA_DIR:+--data "$DATA_DIR"}

@@ -47,8 +47,10 @@ die() {
 check() {
   [[ $(id -u) == 0 ]] || die "network namespaces need root: sudo -E $0"
   command -v ip tc >/dev/null || die "no ip or tc here: install iproute2"
-  exec 7>/dev/null 8<"${BASH_SOURCE[0]}"
+  mkdir -p /run/netns # where all namespaces of this machine have their names
+  exec 7>/dev/null 8</run/netns
   flock -n 8 || die "another sweep over a virtual cluster is running: wait for it"
+  remove_cluster # of one that was killed
   ip netns add "${host}0" 2>/dev/null || die "cannot make network namespaces here: a container?"
   ip netns delete "${host}0"
 }
@@ -156,7 +158,7 @@ main() {
   [[ $CPU_SHARE == 1 ]] || sliced=$CPU_SHARE
   trap 'stop 130' INT
   trap 'stop 143' TERM HUP
-  trap 'remove_cluster; rm -rf "$TMPDIR"' EXIT
+  trap 'trap "" INT TERM HUP; remove_cluster; rm -rf "$TMPDIR"' EXIT
   export TMPDIR="${TMPDIR:-/tmp}/$host" # torchrun leaves files there
   rm -rf "$TMPDIR"
   mkdir -m 700 "$TMPDIR"
@@ -186,10 +188,13 @@ main() {
         ((status < 2)) || return "$status" # nothing can run with these settings
       done
     done
-    ((ANCHOR == 0)) || # on this machine itself
-      env -u GLOO_SOCKET_IFNAME RESULTS_DIR="$results/anchor" CORE_COUNTS=${#cores[@]} CPU_SHARE="" \
-        NUM_RUNS="$round" BATCH_SIZES=32 MEMORIES=glibc VARIANTS="" "$cpu/run_experiments.sh" ||
-      status=$?
+    ((ANCHOR)) || continue
+    env -u GLOO_SOCKET_IFNAME RESULTS_DIR="$results/anchor" CORE_COUNTS=${#cores[@]} CPU_SHARE="" \
+      NUM_RUNS="$round" BATCH_SIZES=32 MEMORIES=glibc VARIANTS="" setpriv --pdeathsig TERM \
+      "$cpu/run_experiments.sh" 7<&- 8<&- & # on this machine itself
+    children=($!)
+    wait "${children[0]}" || status=$?
+    children=()
   done
   return "$status"
 }

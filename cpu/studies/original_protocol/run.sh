@@ -11,7 +11,7 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export WARMUP=0 STEPS=1 BOUNDS=none SERIES=strong MEMORIES=glibc PLOT="$here/plot.py"
-export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+export PYTHON="${PYTHON:-$(command -v "$here/../../../.venv/bin/python" || echo python3)}"
 
 list() {
   THREADS=0 "$here/../../run_experiments.sh" --list | sed '/ skip /!s/$/ --loader pil/'

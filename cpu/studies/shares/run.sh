@@ -10,7 +10,8 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export NUM_RUNS="${NUM_RUNS:-6}" STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" FIGURES=0 MEMORIES=kept
-export OWN_DIR="$here/runs_own" PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+export OWN_DIR="$here/runs_own"
+export PYTHON="${PYTHON:-$(command -v "$here/../../../.venv/bin/python" || echo python3)}"
 : "${CPU_SHARE:=0.16}"
 status=0
 
@@ -44,7 +45,8 @@ if [[ ${1:-} == --help ]]; then
   exec "$here/../../run_experiments.sh" --help
 fi
 export CPU_SHARE
-"$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@" || status=$?
+setpriv --pdeathsig TERM "$PYTHON" "$here/../../../common/sweep.py" \
+  "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@" || status=$?
 ((status < 2)) || exit "$status"
 [[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "${RESULTS_DIR:-$OWN_DIR}"
 exit "$status"

@@ -10,7 +10,7 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export NUM_RUNS="${NUM_RUNS:-12}" STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" FIGURES=0
 export OWN_DIR="$here/runs_own" VARIANTS="; --channels-last"
-export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+export PYTHON="${PYTHON:-$(command -v "$here/../../../.venv/bin/python" || echo python3)}"
 status=0
 
 list() { # each single process once more, without micro-batches
@@ -24,7 +24,8 @@ if [[ ${1:-} == --help ]]; then
   sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
   exec "$here/../../run_experiments.sh" --help
 fi
-"$PYTHON" "$here/../../../common/sweep.py" "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@" || status=$?
+setpriv --pdeathsig TERM "$PYTHON" "$here/../../../common/sweep.py" \
+  "$here/../../project_ex_1.py" "$here/run.sh" "$OWN_DIR" "$@" || status=$?
 ((status < 2)) || exit "$status"
 [[ $# != 0 ]] || "$PYTHON" "$here/plot.py" "${RESULTS_DIR:-$OWN_DIR}"
 exit "$status"

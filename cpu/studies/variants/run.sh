@@ -12,7 +12,7 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export CORE_COUNTS="${CORE_COUNTS:-2}" BOUNDS=none SERIES=strong FIGURES=0
 export NUM_RUNS="${NUM_RUNS:-6}" OWN_DIR="$here/runs_own"
-export PYTHON="${PYTHON:-$here/../../../.venv/bin/python}"
+export PYTHON="${PYTHON:-$(command -v "$here/../../../.venv/bin/python" || echo python3)}"
 VARIANTS="--batched-grad-copy"
 for loader in "" "--loader pil"; do
   for precision in "" "--precision bf16"; do
@@ -22,11 +22,11 @@ done
 export VARIANTS
 
 status=0
-"$here/../../run_experiments.sh" "$@" || status=$?
+setpriv --pdeathsig TERM "$here/../../run_experiments.sh" "$@" || status=$?
 [[ $# == 0 ]] && ((status < 2)) || exit "$status"
 results="${RESULTS_DIR:-$OWN_DIR}"
 [[ -f $results/learning.csv ]] ||
-  "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "${CORE_COUNTS##* }" \
-    "$here/measure_learning.py" --output "$results/learning.csv" ${DATA_DIR:+--data "$DATA_DIR"}
+  setpriv --pdeathsig TERM "$PYTHON" -m torch.distributed.run --standalone \
+    --nproc-per-node "${CORE_COUNTS##* }" "$here/measure_learning.py" --output "$results/learning.csv" ${DATA_DIR:+--data "$DATA_DIR"}
 "$PYTHON" "$here/plot.py" "$results"
 exit "$status"
