@@ -1,6 +1,9 @@
 """How several nodes agree on the runs of a sweep, and on their order."""
 
 import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, TimeoutError
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +12,27 @@ class NodesError(Exception):
     """Nodes that cannot measure together, and why."""
 
 
-def share_plan(runs: list, identity: dict[str, Any], settings: dict[str, str]) -> list:
+def share_plan(runs: list, identity: dict[str, Any], settings: dict[str, str],
+               check: Callable[[], None]) -> list:
+    """What meet() returns or raises. It waits in C++, where no signal is heeded: therefore in a
+    thread, while this one calls check, which may end the process."""
+    future = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(meet(runs, identity, settings))
+        except BaseException as error:  # noqa: BLE001  (raised by the line that asks for the result)
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        try:
+            return future.result(0.2)
+        except TimeoutError:
+            check()
+
+
+def meet(runs: list, identity: dict[str, Any], settings: dict[str, str]) -> list:
     """Have all nodes take the runs that node 0 planned, in its order; they must have the same
     machine, code and data. torch's own store carries the plan, so no file system is shared.
     Raises NodesError if the nodes differ or do not meet."""

@@ -398,7 +398,7 @@ class Sweep:
             print(f"{one.folder}: {counts[one.folder]} runs of {' '.join(one.options)}")
         basis = "by the runs that are there" if self.walls else f"at {RULE_OF_THUMB} s per run"
         print(f"plan: {len(runs)} runs, about {self.time_left(runs)} ({basis}), into "
-              f"{self.results}; nothing was written")
+              f"{self.results}; nothing was written", flush=True)
 
     def read_walls(self, results: Path) -> None:
         """How long runs took that are there already."""
@@ -446,7 +446,8 @@ class Sweep:
                     self.note_skipped(one.folder, *one.options[:2], " ".join(one.options[2:]))
             runs = plan_runs(wanted, self.results)
             if NODES > 1:
-                runs = share_plan(runs, self.environment["identity"], SETTINGS)
+                runs = share_plan(runs, self.environment["identity"], SETTINGS,
+                                  lambda: stop(self.asked) if self.asked else None)
             self.run_all([(number, Configuration(*one)) for number, one in runs])
             against = Path(str(self.results).removesuffix("_own"))
             compare = not self.named and any(against.rglob("times_run*.csv"))
@@ -494,13 +495,14 @@ def main() -> None:
     for number in ENDING:
         signal.signal(number, stop)
     script, listing, own, *arguments = sys.argv[1:]
-    if arguments[:1] in (["--help"], ["-h"]):
-        print(__doc__[__doc__.index("Finished runs") :].strip())
-        return
-    if arguments not in ([], ["--dry-run"]):
+    asks_help = arguments[:1] in (["--help"], ["-h"])
+    if not asks_help and arguments not in ([], ["--dry-run"]):
         die(f"unknown option {arguments[-1]!r}: --dry-run, --help, or settings in the environment")
-    check_settings()
     try:
+        if asks_help:
+            print(__doc__[__doc__.index("Finished runs") :].strip(), flush=True)
+            return
+        check_settings()
         sweep, wanted = prepare(Path(script), listing, Path(own))
         sweep.print_plan(wanted) if arguments else sweep.run(wanted)
     except BrokenPipeError:

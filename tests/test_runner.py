@@ -149,6 +149,20 @@ def test_what_is_wrong_elsewhere_is_not_put_on_the_results(listing):
     assert len(said.splitlines()) == 1, said
 
 
+def test_a_node_that_waits_for_others_can_be_stopped(listing):
+    environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0", "NNODES": "2",
+                   "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871",
+                   "TMPDIR": str(listing.parent)}  # fmt: skip
+    with subprocess.Popen(command(listing), env=environment, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:  # fmt: skip
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=6)  # torch is imported by then
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and out.startswith("stopped: ") and not err, out + err
+    assert not list(listing.parent.glob("sweep-*"))
+
+
 def test_rows_without_their_identity_are_not_adopted(listing):
     run(listing, NUM_RUNS="1")
     (listing.parent / "rows" / "environment.json").unlink()

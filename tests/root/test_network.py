@@ -146,7 +146,12 @@ def test_a_host_that_is_cut_off(data, tmp_path):
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_it_cleans_up_when_it_is_stopped(data, tmp_path, end):
+    """Also what one left that was killed."""
     results = tmp_path / "results"
+    killed = start(results, data, RATES="1gbit", VARIANTS="", STEPS="200")
+    wait_for(lambda: "ddp-host1" in ip("netns", "list"), 60)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
     process = start(results, data, RATES="1gbit", VARIANTS="", STEPS="200")
     wait_for(lambda: both_ranks(results), 90)
     os.killpg(process.pid, end)

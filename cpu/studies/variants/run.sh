@@ -5,11 +5,16 @@
 #   RESULTS_DIR=$PWD/runs_2 VARIANTS="; --loader pil; MEMORY=kept --precision bf16 --channels-last" \
 #   MEMORIES=glibc CORE_COUNTS=2 BOUNDS=none SERIES=strong NUM_RUNS=6 ../../run_experiments.sh
 #
-# Usage: ./run.sh [--dry-run | --help]; then python plot.py. Settings as in run_experiments.sh.
+# Usage: ./run.sh [--dry-run | --help]; then python plot.py. Settings as in run_experiments.sh, but
+# VARIANTS.
 
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+if [[ ${1:-} == --help ]]; then
+  sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+  exec "$here/../../run_experiments.sh" --help
+fi
 export CORE_COUNTS="${CORE_COUNTS:-2}" BOUNDS=none SERIES=strong FIGURES=0
 export NUM_RUNS="${NUM_RUNS:-6}" OWN_DIR="$here/runs_own"
 export PYTHON="${PYTHON:-$(command -v "$here/../../../.venv/bin/python" || echo python3)}"
