@@ -47,8 +47,7 @@ die() {
 check() {
   [[ $(id -u) == 0 ]] || die "network namespaces need root: sudo -E $0"
   command -v ip tc >/dev/null || die "no ip or tc here: install iproute2"
-  mkdir -p /run/netns # where all namespaces of this machine have their names
-  exec 7>/dev/null 8</run/netns
+  exec 7>/dev/null 8</sys/class/net # one for all clones on this machine
   flock -n 8 || die "another sweep over a virtual cluster is running: wait for it"
   remove_cluster # of one that was killed
   ip netns add "${host}0" 2>/dev/null || die "cannot make network namespaces here: a container?"
