@@ -200,7 +200,7 @@ class Sweep:
             self.results = Path(f"{self.temporary}-rows")
             shutil.rmtree(self.results, ignore_errors=True)
         try:
-            self.results.mkdir(parents=True, exist_ok=True)
+            self.results.mkdir(parents=True, exist_ok=NODE == 0)
             self.held = os.open(self.results, os.O_RDONLY)
             fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -432,7 +432,6 @@ class Sweep:
                 stop(self.asked)
             print(f"[{number}/{len(runs)}] {one.folder} run {run_id}: {line}; about "
                   f"{self.time_left(runs[number:])} left", flush=True)
-
 
     def run(self, wanted: list[Configuration]) -> None:
         """Measure what is missing; clean up, whatever ends it."""
