@@ -21,7 +21,7 @@ def share_plan(runs: list, identity: dict[str, Any], settings: dict[str, str],
     def work() -> None:
         try:
             future.set_result(meet(runs, identity, settings))
-        except BaseException as error:  # noqa: BLE001  (raised by the line that asks for the result)
+        except BaseException as error:
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()

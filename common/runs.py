@@ -41,6 +41,14 @@ def read_log(results: Path) -> list[dict[str, str]]:
             and Path(row["configuration"]).name == row["configuration"]]
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that no sweep takes it for a good one; its new name."""
+    aside = path.with_name(f"damaged_{path.name}")
+    while aside.exists():
+        aside = aside.with_name(f"damaged_{aside.name}")
+    return path.rename(aside)
+
+
 def mend_log(results: Path) -> str:
     """Set runs.csv aside if its head is another (as a spreadsheet may save it): what a sweep adds
     would not fit; what to print of it. Of a head that a full disk cut nothing is worth keeping."""
@@ -53,12 +61,8 @@ def mend_log(results: Path) -> str:
     if ",".join(LOG).startswith(text):
         path.unlink()
         return ""
-    aside = path.with_name("damaged_runs.csv")
-    while aside.exists():
-        aside = aside.with_name(f"damaged_{aside.name}")
-    path.rename(aside)
-    return (f"{path} has another head than a sweep writes, kept as {aside}: runs are taken as they "
-            "are found\n")
+    return (f"{path} has another head than a sweep writes, kept as {set_aside(path)}: runs are "
+            "taken as they are found\n")
 
 
 def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
@@ -77,12 +81,9 @@ def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
             yield configuration, run_id, "removed", "", (
                 f"removed since it was measured: {configuration} run {run_id}")
         elif checksum(path) != row["sha256"]:
-            aside = path.with_name(f"damaged_{path.name}")
-            while aside.exists():
-                aside = aside.with_name(f"damaged_{aside.name}")
-            path.rename(aside)
             yield configuration, run_id, "damaged", "", (
-                f"damaged since it was measured, kept as {aside}: {configuration} run {run_id}")
+                f"damaged since it was measured, kept as {set_aside(path)}: {configuration} run "
+                f"{run_id}")
     for path in sorted(results.glob("*/times_run*.csv")):
         run = path.parent.name, path.stem.removeprefix("times_run")
         if run not in kept and run[1].isdigit() and path.is_file() and run[0].isprintable():

@@ -490,17 +490,25 @@ def prepare(script: Path, listing: str, own: Path) -> tuple[Sweep, list[Configur
     return Sweep(script, own, environment), wanted
 
 
+def in_words(error: OSError, results: Path) -> str:
+    """What cannot be used, and why. A write that fails names no file: it was to the results."""
+    where = Path(str(error.filename or results))
+    if results in (where, *where.absolute().parents):
+        where = f"the results folder {results}"
+    return f"cannot use {where}: {error.strerror}"
+
+
 def main() -> None:
     for number in ENDING:
         signal.signal(number, stop)
     script, listing, own, *arguments = sys.argv[1:]
-    asks_help = arguments[:1] in (["--help"], ["-h"])
-    if not asks_help and arguments not in ([], ["--dry-run"]):
-        die(f"unknown option {arguments[-1]!r}: --dry-run, --help, or settings in the environment")
     try:
-        if asks_help:
+        if arguments[:1] in (["--help"], ["-h"]):
             print(__doc__[__doc__.index("Finished runs") :].strip(), flush=True)
             return
+        if arguments not in ([], ["--dry-run"]):
+            die(f"unknown option {arguments[-1]!r}: there are --dry-run and --help; settings are "
+                "in the environment")
         check_settings()
         sweep, wanted = prepare(Path(script), listing, Path(own))
         sweep.print_plan(wanted) if arguments else sweep.run(wanted)
@@ -510,11 +518,7 @@ def main() -> None:
     except (DescriptionError, NodesError) as error:
         die(str(error))
     except OSError as error:
-        folder = Path(SETTINGS["RESULTS_DIR"] or own)
-        where = Path(str(error.filename or folder))
-        if folder.absolute() in (where, *where.absolute().parents):
-            where = f"the results folder {folder}"
-        die(f"cannot use {where}: {error.strerror}")
+        die(in_words(error, Path(SETTINGS["RESULTS_DIR"] or own).absolute()))
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ def inject(data, folder, sleep: float, repeats: int) -> tuple[pd.DataFrame, list
 
 @pytest.mark.alone
 def test_clocks_find_what_was_put_in(data, tmp_path):
-    truth, rows = inject(data, tmp_path, 0.8, 5)
+    truth, rows = inject(data, tmp_path, 0.8, 7)
     if "CLOCK_TRUTH" in os.environ:  # the report's copy, with what is resolved within ten steps
         short = [inject(data, tmp_path, sleep, 10)[0] for sleep in (0.001, 0.003, 0.01, 0.03)]
         pd.concat([*short, truth]).to_csv(os.environ["CLOCK_TRUTH"], index=False)

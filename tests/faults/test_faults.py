@@ -29,7 +29,7 @@ import pytest
 from conftest import REPOSITORY, load, read_rows
 from test_sweep import contents, processes_of, start, wait_for
 
-FAULTS, SEED, GROUP = int(os.environ.get("FAULTS", 2)), int(os.environ.get("SEED", 0)), 8
+FAULTS, SEED, GROUP = int(os.environ.get("FAULTS", 3)), int(os.environ.get("SEED", 0)), 8
 KINDS = os.environ.get("KINDS", "").split()
 SETTINGS = {"NUM_RUNS": "3", "RUN_TIMEOUT": "60", "BOUNDS": "none"}
 RUNS = 6  # of such a sweep: 1 and 2 cores, three rounds

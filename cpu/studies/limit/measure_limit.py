@@ -166,8 +166,9 @@ def main() -> None:
     options = ["--batch-size", str(args.batch_size), "--mode", "single_process", "--warmup", "2"]
     options += ["--steps", "2", *(["--data", str(args.data)] if args.data else [])]
     run, cores = training.parse_arguments(options), training.granted_cores()
-    training.take_cores(run)  # before there are threads that end meanwhile
     rates = contention(cores) if memory == "kept" else []
+    time.sleep(1)  # the pool's threads have ended, but the kernel may list them a little longer
+    training.take_cores(run)
     rows, convolutions = profile_steps(run)
     own = [best_rate(flops, lambda a=a: torch.ops.aten.convolution(*a))
            for a, flops in convolutions.values()]

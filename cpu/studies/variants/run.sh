@@ -32,6 +32,7 @@ setpriv --pdeathsig TERM "$here/../../run_experiments.sh" "$@" || status=$?
 results="${RESULTS_DIR:-$OWN_DIR}"
 [[ -f $results/learning.csv ]] ||
   setpriv --pdeathsig TERM "$PYTHON" -m torch.distributed.run --standalone \
-    --nproc-per-node "${CORE_COUNTS##* }" "$here/measure_learning.py" --output "$results/learning.csv" ${DATA_DIR:+--data "$DATA_DIR"}
+    --nproc-per-node "${CORE_COUNTS##* }" "$here/measure_learning.py" \
+    --output "$results/learning.csv" ${DATA_DIR:+--data "$DATA_DIR"}
 "$PYTHON" "$here/plot.py" "$results"
 exit "$status"
