@@ -1,5 +1,6 @@
 """Do the statistics tell the truth? On hand-made CSV files and simulated studies."""
 
+import csv
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from conftest import REPOSITORY, load
 
 PLOTS = {"cpu": "cpu/plot_cpu_results.py", "gpu": "gpu/gpu_plots_ex_2.py"}
+COLUMNS = load("cpu/project_ex_1.py").COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +20,13 @@ def plots():
 
 def write_run(folder, devices, run, step_time, mode="ddp", late=0.0, steps=2, **settings):
     """One run as the training script writes it: rank 0's loading is `late` longer, others wait."""
-    columns = load("cpu/project_ex_1.py").COLUMNS
     batch = settings.get("batch_size", 32)
     rows = []
     for rank in range(devices):
         for step in range(1 + steps):
             time = step_time * (3 if step == 0 else 1)
             waits = late if rank else 0.0
-            row = dict.fromkeys(columns, "") | {
+            row = dict.fromkeys(COLUMNS, "") | {
                 "run_id": run, "num_devices": devices, "batch_size": batch, "rank": rank,
                 "step": step, "warmup": int(step == 0),
                 "images": batch // devices + (rank < batch % devices), "mode": mode,
@@ -39,7 +40,10 @@ def write_run(folder, devices, run, step_time, mode="ddp", late=0.0, steps=2, **
             rows.append(row | settings)
     path = folder / f"{mode}_{devices}_{len(settings)}_{batch}" / f"times_run{run}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     return path
 
 
