@@ -33,12 +33,15 @@ def checksum(path: Path) -> str:
 
 
 def read_log(results: Path) -> list[dict[str, str]]:
-    """The lines of runs.csv that are whole, by column; none if there is no such file."""
+    """The lines of runs.csv that are whole, up to the checksum, by column; none if there is no such
+    file."""
     path = results / "runs.csv"
     text = path.read_text(errors="replace").replace("\0", "") if path.is_file() else ""
     return [row for row in csv.DictReader(text.splitlines()) if {"configuration", "run_id"} <=
             row.keys() and None not in row and None not in row.values() and row["run_id"].isdigit()
-            and Path(row["configuration"]).name == row["configuration"]]
+            and Path(row["configuration"]).name == row["configuration"] != ".."
+            and re.fullmatch("([0-9a-f]{64})?", row.get("sha256", ""))
+            and (row.get("result") != "complete" or row.get("sha256", "older"))]
 
 
 def set_aside(path: Path) -> Path:

@@ -82,6 +82,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 VARIABLE = re.compile(r"[A-Z_]+=")
 RULE_OF_THUMB = 40  # seconds per run, where nothing was measured yet
 BOUND = ["setpriv", "--pdeathsig", "KILL"]  # the kernel ends what follows with its parent
+IF_STARTED_BY = ["sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"']  # which may have died before that
+OF_A_RUN = (".tmp", ".skip", ".retry", ".log")  # beside its rows; others there are the user's
 
 
 class Configuration(NamedTuple):
@@ -295,7 +297,7 @@ class Sweep:
         outer = memories.without(os.environ, "OMP_NUM_THREADS", "CPU_SHARE")
         outer |= {"OMP_NUM_THREADS": str(one.threads)} if one.threads else {}
         command = [
-            *BOUND, *(torchrun if one.ranks > 1 else []),
+            *BOUND, *IF_STARTED_BY, str(os.getpid()), *(torchrun if one.ranks > 1 else []),
             "env", *(f"{name}={value}" for name, value in environment.items()),
             SETTINGS["PYTHON"], str(self.script), *common_options(), "--run-id", str(run_id),
             "--output", str(output), *options,
@@ -324,7 +326,8 @@ class Sweep:
         with log.open("w") as file:
             status = self.start(one, output, run_id, file, more)
         wall, stolen = time.monotonic() - begun, stolen_seconds() - stolen
-        left, said, steps, missed = set(folder.glob(f"{output.stem}.*")) - {output}, {}, "", ""
+        left, said, steps, missed = set(folder.glob(f"{output.stem}.*")), {}, "", ""
+        left = {path for path in left if path.suffix.startswith(OF_A_RUN) and path.is_file()}
         if output.is_file() and "CPU_SHARE" in one.environment():
             missed = shares.miss(output, one.environment(), stolen, wall)
             left |= {output} if missed else set()

@@ -245,6 +245,38 @@ def test_an_allocator_is_the_configuration_s_alone(monkeypatch):
     assert memories.refusal({"none"}) == "memory none needs libnone.so.9, which is not installed"
 
 
+def test_a_run_whose_sweep_is_gone_before_it_begins_does_not_begin(listing):
+    sweep, marks = load("common/sweep.py"), listing.parent / "begun"
+    for parent, begins in (os.getpid(), True), (os.getppid(), False):
+        subprocess.run([*sweep.BOUND, *sweep.IF_STARTED_BY, str(parent), "touch", marks])
+        assert marks.exists() == begins
+        marks.unlink(missing_ok=True)
+
+
+def test_what_a_user_puts_beside_a_run_stays(listing):
+    run(listing, NUM_RUNS="1")
+    path = listing.parent / "rows" / "one" / "times_run1.csv"
+    kept = path.with_name("times_run1.csv.bak")
+    path.rename(kept)
+    content = kept.read_bytes()
+    kept.with_name("times_run2.d").mkdir()
+    run(listing, NUM_RUNS="2")
+    assert kept.read_bytes() == content and path.is_file()
+
+
+@pytest.mark.parametrize("cut", [3, 60, 64, 65, 66, 90])
+def test_a_log_whose_last_line_is_cut_calls_no_run_damaged(listing, cut):
+    """Wherever it is cut, the run stays, and damage that comes later is found."""
+    run(listing, NUM_RUNS="2")
+    log = listing.parent / "rows" / "runs.csv"
+    last = log.read_text().splitlines()[-1].split(",")
+    os.truncate(log, log.stat().st_size - cut)
+    assert "damaged" not in run(listing, NUM_RUNS="2")
+    path = log.parent / last[3] / f"times_run{last[4]}.csv"
+    path.write_bytes(path.read_bytes()[:-3])
+    assert run(listing, NUM_RUNS="2").count("damaged since") == 1
+
+
 @pytest.mark.alone
 def test_a_long_sweep_stays_as_it_began(listing):
     """Memory, descriptors and time per run of the runner do not grow, nor what lies in /tmp; the
