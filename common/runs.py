@@ -71,9 +71,10 @@ def mend_log(results: Path) -> str:
 def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
     """Complete runs that are not what the log says of them: configuration, number, what became of
     it, its checksum, and a line to print. A damaged one is renamed, so that it is measured anew.
-    One that is not in the log (its sweep was killed in between) is taken as it is found. The log
-    must get what this yields, or a run that is measured again, and broken off before it is in the
-    log, would be called damaged. Lines without a checksum are older than checksums."""
+    One that is not in the log (its sweep was killed in between) is taken as found, if its rows
+    can be read. The log must get what this yields, or a run that is measured again, and broken off
+    before it is in the log, would be called damaged. Lines without a checksum are older than
+    checksums."""
     last = {(row["configuration"], row["run_id"]): row for row in read_log(results)}
     kept = {key: row for key, row in last.items() if row.get("result") in ("complete", "found")}
     for (configuration, run_id), row in kept.items():
@@ -89,8 +90,14 @@ def changed_since(results: Path) -> Iterator[tuple[str, str, str, str, str]]:
                 f"{run_id}")
     for path in sorted(results.glob("*/times_run*.csv")):
         run = path.parent.name, path.stem.removeprefix("times_run")
-        if run not in kept and run[1].isdigit() and path.is_file() and run[0].isprintable():
-            yield *run, "found", checksum(path), ""
+        if run in kept or not (run[1].isdigit() and path.is_file() and run[0].isprintable()):
+            continue
+        try:
+            read_times(path)
+            became = "found", checksum(path), ""
+        except (ValueError, KeyError, TypeError, ArithmeticError, csv.Error):
+            became = "damaged", "", f"no whole run, kept as {set_aside(path)}: {' run '.join(run)}"
+        yield *run, *became
 
 
 def reason_of(status: int, log: str, limit: str, nodes: bool) -> str:

@@ -78,7 +78,8 @@ CHECKS = {  # settings, what they must look like, and in words
 }
 NODES, NODE = (int(text) if text.isdecimal() else 0
                for text in (SETTINGS["NNODES"], SETTINGS["NODE_RANK"]))
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HUNG_UP = [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) != signal.SIG_IGN)  # not under nohup
+ENDING = (signal.SIGINT, signal.SIGTERM, *HUNG_UP)
 VARIABLE = re.compile(r"[A-Z_]+=")
 RULE_OF_THUMB = 40  # seconds per run, where nothing was measured yet
 BOUND = ["setpriv", "--pdeathsig", "KILL"]  # the kernel ends what follows with its parent
@@ -326,8 +327,9 @@ class Sweep:
         with log.open("w") as file:
             status = self.start(one, output, run_id, file, more)
         wall, stolen = time.monotonic() - begun, stolen_seconds() - stolen
-        left, said, steps, missed = set(folder.glob(f"{output.stem}.*")), {}, "", ""
-        left = {path for path in left if path.suffix.startswith(OF_A_RUN) and path.is_file()}
+        left = {path for path in folder.glob(f"{output.stem}.*")
+                if path.suffix.startswith(OF_A_RUN) and path.is_file()}
+        said, steps, missed = {}, "", ""
         if output.is_file() and "CPU_SHARE" in one.environment():
             missed = shares.miss(output, one.environment(), stolen, wall)
             left |= {output} if missed else set()

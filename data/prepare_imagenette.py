@@ -93,7 +93,7 @@ def take(source: Path, output: Path, images: int | None = None) -> Path:
                 with tarfile.open(source) as archive:
                     archive.extractall(top, filter="data")
             except (tarfile.TarError, OSError, EOFError) as error:
-                said = [*str(error).splitlines(), "cut short"][0]
+                said = [*str(error).splitlines(), "cut short"][0].rstrip(": ")
                 raise DataError(f"{source} cannot be unpacked: {said}") from None
         roots = [path for path in (top, *sorted(top.iterdir())) if (path / "train").is_dir()]
         if not roots:

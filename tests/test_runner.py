@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import stat
 import statistics
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, load, read_rows
+from test_sweep import wait_for
 
 RUNS = int(os.environ.get("SOAK", 300))  # make faults: 2,000
 
@@ -245,12 +247,42 @@ def test_an_allocator_is_the_configuration_s_alone(monkeypatch):
     assert memories.refusal({"none"}) == "memory none needs libnone.so.9, which is not installed"
 
 
-def test_a_run_whose_sweep_is_gone_before_it_begins_does_not_begin(listing):
-    sweep, marks = load("common/sweep.py"), listing.parent / "begun"
-    for parent, begins in (os.getpid(), True), (os.getppid(), False):
-        subprocess.run([*sweep.BOUND, *sweep.IF_STARTED_BY, str(parent), "touch", marks])
-        assert marks.exists() == begins
-        marks.unlink(missing_ok=True)
+def test_a_run_whose_sweep_is_killed_as_it_starts_does_not_begin(listing):
+    """What binds the run to its sweep, setpriv, comes a second late here."""
+    late, begun, rows = (listing.parent / name for name in ("setpriv", "begun", "rows"))
+    late.write_text(f'#!/bin/sh\ntouch {begun}\nsleep 1\nexec {shutil.which("setpriv")} "$@"\n')
+    late.chmod(0o700)
+    environment = {**os.environ, "PATH": f"{listing.parent}:{os.environ['PATH']}",
+                   "PYTHON": sys.executable, "FIGURES": "0", "RESULTS_DIR": str(rows)}  # fmt: skip
+    with subprocess.Popen(command(listing), env=environment, stdout=subprocess.PIPE) as process:
+        wait_for(begun.exists, 30)
+        process.kill()
+    time.sleep(3)
+    assert (rows / "environment.json").exists() and not list(rows.rglob("times_run*"))
+
+
+def test_nohup_is_heeded(listing):
+    environment = {**os.environ, "PYTHON": sys.executable, "FIGURES": "0", "NUM_RUNS": "1",
+                   "RESULTS_DIR": str(listing.parent / "rows"), "SLOW": "1"}  # fmt: skip
+    with subprocess.Popen(["nohup", *command(listing)], env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # fmt: skip
+        wait_for((listing.parent / "rows" / "environment.json").exists, 30)
+        process.send_signal(signal.SIGHUP)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "all runs are complete" in out, out
+
+
+def test_no_whole_run_is_taken_as_one(listing):
+    """Not in the log either: emptied, or cut within its first line or a number."""
+    run(listing, NUM_RUNS="3")
+    rows = listing.parent / "rows"
+    kept = {path: path.read_bytes() for path in rows.rglob("times_run*.csv")}
+    (rows / "runs.csv").unlink()
+    for end, path in zip((0, 30, -5), sorted(kept), strict=False):
+        path.write_bytes(kept[path][:end])
+    said = run(listing, NUM_RUNS="3")
+    assert said.count("no whole run, kept as") == 3, said
+    assert {path: path.read_bytes() for path in rows.rglob("times_run*.csv")} == kept
 
 
 def test_what_a_user_puts_beside_a_run_stays(listing):
