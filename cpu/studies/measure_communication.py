@@ -56,9 +56,11 @@ def time_all_reduce(size: int, repeats: int) -> list[float]:
 def all_reduce_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     ranks = dist.get_world_size()
-    rows = [{"network": args.network, "ranks": ranks, "bytes": size, "seconds": seconds}
-            for size in SIZES
-            for seconds in time_all_reduce(size, MANY if size <= SMALL else args.repeats)]
+    rows = []
+    for size in SIZES:
+        for seconds in time_all_reduce(size, MANY if size <= SMALL else args.repeats):
+            row = {"network": args.network, "ranks": ranks, "bytes": size, "seconds": seconds}
+            rows.append(row)
     dist.barrier()
     dist.destroy_process_group()
     return rows
@@ -73,7 +75,8 @@ def gradient_rows(args: argparse.Namespace, network: str) -> list[dict[str, Any]
     ready, shares = {}, {name: [] for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.register_post_accumulate_grad_hook(
-            lambda _, name=name: ready.__setitem__(name, time.perf_counter()))
+            lambda _, name=name: ready.__setitem__(name, time.perf_counter())
+        )
     for repeat in range(1 + args.repeats):
         loss = cross_entropy(model(images), labels)
         begun = time.perf_counter()
@@ -82,21 +85,33 @@ def gradient_rows(args: argparse.Namespace, network: str) -> list[dict[str, Any]
         model.zero_grad()
         for name, instant in ready.items() if repeat else ():
             shares[name].append((instant - begun) / (ended - begun))
-    rows = [{"model": network, "parameter": name, "share_of_backward":
-             statistics.median(shares[name]), "bytes": parameter.numel() * parameter.element_size()}
-            for name, parameter in model.named_parameters()]
+    rows = [
+        {
+            "model": network,
+            "parameter": name,
+            "share_of_backward": statistics.median(shares[name]),
+            "bytes": parameter.numel() * parameter.element_size(),
+        }
+        for name, parameter in model.named_parameters()
+    ]
     return sorted(rows, key=lambda row: row["share_of_backward"])
 
 
 def main() -> None:
     args = parse_arguments()
-    rows = all_reduce_rows(args) if not args.gradients else [
-        row for network in NETWORKS for row in gradient_rows(args, network)]
+    rows = []
+    if args.gradients:
+        for network in NETWORKS:
+            rows += gradient_rows(args, network)
+    else:
+        rows = all_reduce_rows(args)
     if int(os.environ.get("RANK", 0)) == 0:
-        new = not args.output.is_file()
+        is_new = not args.output.is_file()
         with args.output.open("a", newline="") as file:
-            head = [list(rows[0])] if new else []
-            csv.writer(file).writerows([*head, *(row.values() for row in rows)])
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            if is_new:
+                writer.writeheader()
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

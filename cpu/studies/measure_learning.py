@@ -5,8 +5,8 @@
 
 For each seed the same weights are trained twice on the same images and crops: with plain PyTorch's
 settings (fp32, NCHW, PIL loader) and with the fast ones (bf16 autocast, channels last, tensor
-loader). Images are small, because what is compared is the arithmetic, not the rate.
-plot.py draws the losses and says how far they are apart.
+loader). Images are small, because what is compared is the arithmetic, not the rate. variants.py
+says how far the losses are apart.
 """
 
 import argparse
@@ -17,21 +17,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import project_ex_1 as training  # noqa: E402  (found on the path of the line before)
 
 SETTINGS = {
     "plain": ["--loader", "pil"],
     "fast": ["--precision", "bf16", "--channels-last"],
 }
-LR = 0.01  # ten times the sweep's, so that 200 steps learn something
+LEARNING_RATE = 0.01  # ten times the sweep's, so that 200 steps learn something
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--output", type=Path, required=True, help="CSV file to write: one row per step")
-    add("--data", type=Path, help="folder that holds train/ (default: the sweep's)")
+    add("--data", type=Path, default=training.find_data(), help="folder that holds train/")
     add("--seeds", type=int, default=6, help="of weights, image order and augmentation")
     add("--steps", type=int, default=200)
     add("--batch-size", type=int, default=32, help="images per step, over all ranks")
@@ -41,9 +41,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(args: argparse.Namespace, setting: str, seed: int) -> list[float]:
     """The mean loss over all images of each step, before that step's update."""
-    options = [*SETTINGS[setting], "--seed", seed, "--steps", args.steps, "--warmup", 0, "--lr", LR]
+    options = [*SETTINGS[setting], "--seed", seed, "--steps", args.steps, "--warmup", 0]
     options += ["--batch-size", args.batch_size, "--image-size", args.image_size]
-    options += ["--data", args.data] if args.data else []
+    options += ["--data", args.data]
     run = training.parse_arguments([str(option) for option in options])
     images = training.Images(run.data, run.image_size, run.seed, run.loader)
     losses, plain_loss = [], torch.nn.functional.cross_entropy
@@ -56,10 +56,12 @@ def train(args: argparse.Namespace, setting: str, seed: int) -> list[float]:
     training.cross_entropy = noting_loss
     timeline = training.Timeline(training.build_device(run))
     model = training.build_model(run, timeline)
-    optimizer = torch.optim.SGD(model.parameters(), lr=run.lr)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    learner = training.Learner(model, optimizer, training.RANKS / run.batch_size, 1)
     for batch in training.load_batches(run, images, timeline.device):
-        training.train_step(model, optimizer, batch, training.RANKS / run.batch_size, 1, timeline)
-    dist.all_reduce(total := torch.tensor(losses, dtype=torch.float64))
+        training.train_step(learner, batch, timeline)
+    total = torch.tensor(losses, dtype=torch.float64)
+    dist.all_reduce(total)
     return (total / run.batch_size).tolist()
 
 

@@ -23,20 +23,40 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import project_ex_1 as training  # noqa: E402  (found on the path of the line before)
 
 # A gradient that comes from several uses is added up: that is a price of concatenation.
-TYPES = {"convolution": "convolution", "batch_norm": "batch-norm, ReLU", "relu": "batch-norm, ReLU",
-         "threshold": "batch-norm, ReLU", "cat": "concatenation", "addmm": "other",
-         "add": "concatenation", "slice": "concatenation", "narrow": "concatenation",
-         "pool": "pooling", "mean": "pooling"}
+TYPES = {
+    "convolution": "convolution",
+    "batch_norm": "batch-norm, ReLU",
+    "relu": "batch-norm, ReLU",
+    "threshold": "batch-norm, ReLU",
+    "cat": "concatenation",
+    "addmm": "other",
+    "add": "concatenation",
+    "slice": "concatenation",
+    "narrow": "concatenation",
+    "pool": "pooling",
+    "mean": "pooling",
+}
 SECONDS = 5.0  # of each product and triad
+
+
+def type_of(name: str) -> str:
+    """The type of layer that an operator belongs to."""
+    return next((kind for word, kind in TYPES.items() if word in name), "other")
+
+
+def tensors_in(tree: object) -> list[torch.Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 class LayerTimes(TorchDispatchMode):
     """Takes the time of each operator, by type of layer; or, as that takes time itself, counts its
     operations and bytes."""
+
     def __init__(self, count: bool) -> None:
         super().__init__()
         self.count, self.part, self.convolutions = count, "", {}
@@ -46,9 +66,7 @@ class LayerTimes(TorchDispatchMode):
         begun = time.perf_counter()
         result = operator(*args, **(kwargs or {}))
         seconds = time.perf_counter() - begun
-        name = operator._schema.name
-        own = self.sums[self.part or next((kind for word, kind in TYPES.items() if word in name),
-                                          "other")]
+        own = self.sums[self.part or type_of(operator._schema.name)]
         own[0] += seconds
         own[3] += 1
         if self.count:
@@ -63,11 +81,10 @@ class LayerTimes(TorchDispatchMode):
         flops = flop_registry[packet](*args, out_val=result) if packet in flop_registry else 0
         if name == "aten::convolution":
             self.convolutions[str([args[0].shape, args[1].shape, *args[3:]])] = args, flops
-        inputs, outputs = (
-            [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
-            for tree in ((args, kwargs), result))
-        known = {t.untyped_storage()._cdata for t in inputs}
-        if not name.endswith("_") and all(t.untyped_storage()._cdata in known for t in outputs):
+        inputs, outputs = tensors_in((args, kwargs)), tensors_in(result)
+        before = {tensor.untyped_storage()._cdata for tensor in inputs}
+        after = {tensor.untyped_storage()._cdata for tensor in outputs}
+        if not name.endswith("_") and after <= before:
             return flops, 0  # a view moves nothing
         return flops, sum(t.numel() * t.element_size() for t in [*inputs, *outputs])
 
@@ -78,7 +95,7 @@ def profile_steps(run: argparse.Namespace) -> tuple[list[list], dict]:
     timeline = training.Timeline(training.build_device(run))
     images = training.Images(run.data, run.image_size, run.seed, run.loader)
     model = training.build_model(run, timeline)
-    optimizer, rows = torch.optim.SGD(model.parameters(), lr=run.lr), []
+    optimizer, rows = torch.optim.SGD(model.parameters(), lr=training.LEARNING_RATE), []
     for step, batch in enumerate(training.load_batches(run, images, timeline.device)):
         with LayerTimes(count=step == 0) as layers:
             begun = time.perf_counter()
@@ -94,8 +111,9 @@ def profile_steps(run: argparse.Namespace) -> tuple[list[list], dict]:
         if step == 0:
             counted = layers
         if step >= run.warmup:
-            rows += [[step, kind, sums[0], *counted.sums[kind][1:]]
-                     for kind, sums in layers.sums.items()]
+            rows += [
+                [step, kind, sums[0], *counted.sums[kind][1:]] for kind, sums in layers.sums.items()
+            ]
             rows.append([step, "step", whole, 0, 0, 0])
     return rows, counted.convolutions
 
@@ -170,16 +188,26 @@ def main() -> None:
     time.sleep(1)  # the pool's threads have ended, but the kernel may list them a little longer
     training.take_cores(run)
     rows, convolutions = profile_steps(run)
-    own = [best_rate(flops, lambda a=a: torch.ops.aten.convolution(*a))
-           for a, flops in convolutions.values()]
+    own = [
+        best_rate(flops, lambda a=a: torch.ops.aten.convolution(*a))
+        for a, flops in convolutions.values()
+    ]
     square = torch.ones(2048, 2048)
-    rates += [["convolution", 1, max(own)],
-              ["product", 1, best_rate(2 * 2048**3, lambda: square @ square)],
-              ["triad", 1, best_rate(*work("triad"), repeats=10)]]
-    append(args.output / "rates.csv", "round memory what cores rate",
-           [[args.round, memory, *row] for row in rates])
-    append(layers, "round memory step type seconds flops bytes calls",
-           [[args.round, memory, *row] for row in rows])
+    rates += [
+        ["convolution", 1, max(own)],
+        ["product", 1, best_rate(2 * 2048**3, lambda: square @ square)],
+        ["triad", 1, best_rate(*work("triad"), repeats=10)],
+    ]
+    append(
+        args.output / "rates.csv",
+        "round memory what cores rate",
+        [[args.round, memory, *row] for row in rates],
+    )
+    append(
+        layers,
+        "round memory step type seconds flops bytes calls",
+        [[args.round, memory, *row] for row in rows],
+    )
     print(f"round {args.round}, memory {memory}: in {args.output}")
 
 

@@ -1,0 +1,134 @@
+"""How far a step on one core is from its roof, by type of layer; what contention between cores is.
+
+The roof of a type is the longer of its operations at the best rate of the network's own
+convolutions and products, and its bytes at that of a stream triad, of the same round. Contention: a
+product in the cache and a triad on all cores against one, beside ranks that do not communicate.
+"""
+
+from pathlib import Path
+
+import figures
+import numpy as np
+import pandas as pd
+import results
+import tables
+from tables import mean, measure_all, over
+
+KEY = ["round", "memory", "type"]
+REST = "between operators"
+
+
+def roof_table(layers: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
+    """Each round's types: seconds of a step, seconds at the roof, their ratio; the step itself."""
+    means = layers.groupby(KEY)[["seconds", "flops", "bytes"]].mean().reset_index()
+    best = rates.groupby(["round", "what"])["rate"].max().unstack()
+    peak = best[["convolution", "product"]].max(axis=1)
+    means["at_peak"] = means["flops"] / means["round"].map(peak)
+    means["at_triad"] = means["bytes"] / means["round"].map(best["triad"])
+    means["roof"] = means[["at_peak", "at_triad"]].max(axis=1)
+    types = means[means["type"] != "step"]
+    whole = means[means["type"] == "step"].set_index(["round", "memory"])
+    sums = types.groupby(["round", "memory"])[["seconds", "roof"]].sum()
+    whole = whole.assign(roof=sums["roof"])
+    rest = whole.assign(type=REST, seconds=whole["seconds"] - sums["seconds"], roof=0)
+    table = pd.concat([types, rest.reset_index(), whole.reset_index()])
+    return table.assign(share=100 * table["roof"] / table["seconds"])
+
+
+def bound_of(own: pd.DataFrame) -> str:
+    """Whether a type's roof is that of its bytes or of its operations."""
+    if own["type"].iloc[0] in ("step", REST):
+        return "-"
+    return "bytes" if own["at_triad"].mean() > own["at_peak"].mean() else "FLOP"
+
+
+def roofline_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over the rounds with intervals, the longest type first."""
+    rows = []
+    step = table[table["type"] == "step"].groupby("memory")["seconds"].mean()
+    for (memory, kind), own in table.groupby(["memory", "type"]):
+        row = {"memory": memory, "type": kind, "rounds": len(own), "bound_by": bound_of(own)}
+        row["above_roof"] = int((own["share"] > 100).sum())
+        row["percent"] = 100 * own["seconds"].mean() / step[memory]  # of the step
+        rows.append(
+            row | measure_all(own, {name: mean(name) for name in ("seconds", "roof", "share")})
+        )
+    return pd.DataFrame(rows).sort_values(["memory", "seconds"], ascending=[True, False])
+
+
+def contention_table(rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """How much slower a core is when all are busy, within rounds: in cache, from memory, in a step
+    without communication."""
+    rows = []
+    for what in ("product", "triad"):
+        own = rates[rates["what"] == f"{what}_busy"]
+        rate = own.groupby(["round", "cores"])["rate"].mean().unstack()
+        slower = results.median_interval(rate[1] / rate[rate.columns.max()])
+        rows.append({"what": what, **results.named_interval("slower", slower)})
+    runs = runs.assign(busy=runs["step_time"] - runs["waiting"])
+    for memory, own in runs.groupby("memory"):
+        alone = own[(own["mode"] == "single_process") & (own["num_devices"] == 1)]
+        many = own[own["mode"] == "no_communication"]
+        if len(alone) and len(many):
+            row = {"what": f"step (memory {memory})"}
+            rows.append(row | measure_all(many, {"slower": over(alone, "busy")}))
+    return pd.DataFrame(rows)
+
+
+def verdict_of(slower: pd.DataFrame, rounds: int) -> str:
+    """What takes longer when all cores are busy, as far as the intervals decide it."""
+    if rounds < results.ENOUGH:
+        return "Too few rounds to say what is significant."
+    names = "a " + slower["what"]
+    longer = ", ".join(names[slower["slower_low"] > 1])
+    rest = ", ".join(names[slower["slower_low"] <= 1]) or "nothing"
+    if not longer:
+        return "Nothing takes significantly longer."
+    return f"Significantly longer: {longer}; not so: {rest}."
+
+
+def verdict_table(each: pd.DataFrame, slower: pd.DataFrame, rounds: int) -> pd.DataFrame:
+    """The verdict on contention, and how many types in how many rounds are above their roof."""
+    cells = each[(each["roof"] > 0) & (each["type"] != "step")]
+    row = {"verdict": verdict_of(slower, rounds), "above": (cells["share"] > 100).sum()}
+    return pd.DataFrame([row | {"cells": len(cells)}])
+
+
+def draw_roofline(table: pd.DataFrame, title: str) -> figures.plt.Figure:
+    """Seconds of a step by type: measured in both memories, and at the roof."""
+    types = [kind for kind in table["type"].drop_duplicates() if kind != "step"]
+    columns = {}
+    for memory, own in table.groupby("memory"):
+        own = own.set_index("type").reindex(types)
+        columns[f"measured, memory {memory}"] = figures.triples(own, "seconds")
+    xlabel = "time of a step on one core (s), 95 % interval over rounds; black: at the roof"
+    figure = figures.dot_chart(types, columns, title, xlabel)
+    places = np.arange(len(types)) + 0.15
+    figure.axes[0].plot(own["roof"], places, "k|", markersize=20, markeredgewidth=2)
+    figure.axes[0].set_xlim(0, None)
+    return figure
+
+
+def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
+    layers, rates = (pd.read_csv(folder / f"{name}.csv") for name in ("layers", "rates"))
+    each = roof_table(layers, rates)
+    roofs, slower = roofline_table(each), contention_table(rates, runs)
+    own = {"roofline": roofs, "contention": slower}
+    own["verdict"] = verdict_table(each, slower, rates["round"].nunique())
+    text = tables.markdown(
+        roofs[roofs["type"] == "step"],
+        "A step on one core against the hardware limit of its layers.",
+        {
+            "memory": "memory",
+            "seconds": "step (s)",
+            "roof": "at the limit (s)",
+            "share": "reached (%)",
+        },
+    )
+    text += tables.markdown(
+        slower,
+        f"All cores busy against one. {own['verdict']['verdict'][0]}",
+        {"what": "what", "slower": "takes so many times as long"},
+    )
+    chart = draw_roofline(roofs, figures.make_title(folder, runs))
+    return tables.Study(own, text, {"roofline": chart})

@@ -1,0 +1,210 @@
+"""What the allocator costs: page faults predicted and counted, their price, and what they explain.
+
+Predicts the faults of a step from blocks.csv (list_blocks.py): a block above 32 MiB goes back to
+the kernel when it is freed, so each of its 4 KiB pages is faulted in anew at each step. The main
+sweep's rows are read for what faults explain of its speed-up, so it comes first.
+"""
+
+from pathlib import Path
+
+import figures
+import numpy as np
+import pandas as pd
+import results
+import tables
+from figures import plt
+from tables import mean, measure_all
+
+LARGEST = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX, in bytes
+PAGE = 4096  # bytes
+MEMORIES = ("glibc", "kept")
+CPU = Path(__file__).resolve().parents[1]
+
+
+def allocator_name(memory: str) -> str:
+    """What the rows have as memory, in words."""
+    if "MALLOC_CONF" in memory:
+        return "jemalloc, decay off"
+    return "glibc, huge pages" if "THP" in memory else memory
+
+
+def predicted_faults(blocks: pd.DataFrame, batch: int) -> float:
+    """Faults of a step in blocks that glibc gives back, which grow with the batch."""
+    sizes = blocks["bytes"] * batch / blocks["batch_size"]
+    return float((blocks["blocks"] * sizes / PAGE)[sizes > LARGEST].sum())
+
+
+def fault_table(runs: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
+    """One row per batch: predicted faults, and what glibc has beyond kept memory, per round."""
+    table = []
+    for batch, own in runs[runs["num_devices"] == 1].groupby("batch_size"):
+        glibc, kept = (own[own["memory"] == memory] for memory in MEMORIES)
+        row = {"batch_size": batch, "predicted": predicted_faults(blocks, batch)}
+        row |= measure_all(glibc, {"faults_glibc": mean("minor_faults")})
+        row |= measure_all(kept, {"faults_kept": mean("minor_faults")})
+        more = results.by_round(glibc, "minor_faults") - results.by_round(kept, "minor_faults")
+        longer = results.by_round(glibc, "step_time") - results.by_round(kept, "step_time")
+        row |= results.named_interval("more_faults", results.mean_interval(more.dropna()))
+        per_image = 1000 * longer.dropna() / batch
+        table.append(
+            row | results.named_interval("more_ms_per_image", results.mean_interval(per_image))
+        )
+    return pd.DataFrame(table)
+
+
+def line_of_round(own: pd.DataFrame) -> dict[str, float]:
+    """A line through the configurations of one round: time against faults, per image."""
+    per_image = own[["minor_faults", "step_time"]].div(own["batch_size"], axis=0)
+    slope, start = np.polyfit(per_image["minor_faults"], per_image["step_time"], 1)
+    left = per_image["step_time"] - start - slope * per_image["minor_faults"]
+    return {
+        "price_us": 1e6 * slope,
+        "clean_ms_per_image": 1000 * start,
+        "residual_ms_per_image": 1000 * left.std(),
+        "r_squared": 1 - left.var() / per_image["step_time"].var(),
+    }
+
+
+def price_of_fault(runs: pd.DataFrame) -> dict[str, float]:
+    """Microseconds per fault and milliseconds per image without one: in each round a line through
+    all configurations of one core. But for huge pages: one of their faults clears 2 MiB."""
+    small = runs[(runs["num_devices"] == 1) & ~runs["memory"].str.contains("THP")]
+    lines = pd.DataFrame([line_of_round(own) for _, own in small.groupby(results.ROUND)])
+    return measure_all(lines, {name: mean(name) for name in lines})
+
+
+def price_table(runs: pd.DataFrame, faults: pd.DataFrame) -> pd.DataFrame:
+    """The price, and how well faults are predicted: the fit, and which batches it misses."""
+    fit = np.polyfit(faults["predicted"], faults["more_faults"], 1)
+    misses = (faults["more_faults"] - np.polyval(fit, faults["predicted"])).abs()
+    within = faults["predicted"].between(faults["more_faults_low"], faults["more_faults_high"])
+    row = price_of_fault(runs) | {
+        "faults_per_predicted": fit[0],
+        "faults_beyond": fit[1],
+        "largest_miss": misses.max(),
+        "batches": len(faults),
+        "within": int(within.sum()),
+        "missed": ", ".join(map(str, faults["batch_size"][~within])) or "none",
+    }
+    return pd.DataFrame([row])
+
+
+def explained(what: str, memory: str, over: pd.Series, faults: pd.Series) -> dict:
+    """A difference by round, how much of it faults make, and what is left."""
+    both = pd.DataFrame({"difference": over, "faults": faults}).dropna()
+    both["left"] = both["difference"] - both["faults"]
+    row = {"what": what, "memory": memory}
+    row |= measure_all(both, {name: mean(name) for name in both})
+    share = 100 * both["faults"].mean() / both["difference"].mean()
+    return row | {"percent": share, "rounds": len(both)}
+
+
+def per_image_verdict(own: pd.DataFrame, memory: str, price: float) -> dict:
+    """Of what an image takes longer at batch 32 than at 16."""
+    batches = []
+    for batch in (32, 16):
+        runs = own[own["batch_size"] == batch]
+        seconds = runs["step_time"] / runs["batch_size"]
+        faults = runs["minor_faults"] / runs["batch_size"]
+        runs = runs.assign(seconds=seconds, faults=faults)
+        batches.append([results.by_round(runs, name) for name in ("seconds", "faults")])
+    (seconds, faults), (fewer_seconds, fewer_faults) = batches
+    more = 1000 * (seconds - fewer_seconds)
+    what = "time per image at 32 less at 16 (ms)"
+    return explained(what, memory, more, 1000 * price * (faults - fewer_faults))
+
+
+def cold_verdict(own: pd.DataFrame, memory: str, price: float) -> dict:
+    """Of what the first step takes longer than a steady one."""
+    cold = own[own["batch_size"] == 32]
+    longer = results.by_round(cold, "cold_step_time") - results.by_round(cold, "step_time")
+    more = results.by_round(cold, "cold_faults") - results.by_round(cold, "minor_faults")
+    what = "first step less a steady one, batch 32 (s)"
+    return explained(what, memory, longer, price * more)
+
+
+def speedup_verdict(strong: pd.DataFrame, memory: str, price: float) -> dict:
+    """Of the main sweep's speed-up: what it is, and what it would be without faults."""
+    strong = strong[strong["memory"] == memory]
+    clean = strong["step_time"] - price * strong["minor_faults"]
+    strong = strong.assign(clean=clean)
+    few, most = strong["num_devices"].min(), strong["num_devices"].max()
+    speedups = []
+    for name in ("step_time", "clean"):
+        one, many = (strong[strong["num_devices"] == count] for count in (few, most))
+        speedups.append(results.by_round(one, name) / results.by_round(many, name))
+    speedup, without = speedups
+    row = explained(f"speed-up on {most} cores", memory, speedup, speedup - without)
+    measured = results.mean_interval(speedup.dropna())
+    return {"what": row.pop("what"), "memory": row.pop("memory")} | (
+        results.named_interval("measured", measured) | row
+    )
+
+
+def verdict_table(runs: pd.DataFrame, main_sweep: pd.DataFrame, price: float) -> pd.DataFrame:
+    """How much page faults explain, at their price (s)."""
+    one = runs[runs["num_devices"] == 1]
+    strong = main_sweep.query("mode == 'ddp' and scaling != 'weak' and batch_size == 32")
+    table = []
+    for memory in MEMORIES:
+        own = one[one["memory"] == memory]
+        table.append(per_image_verdict(own, memory, price))
+        table.append(cold_verdict(own, memory, price))
+        if strong[strong["memory"] == memory]["num_devices"].nunique() > 1:
+            table.append(speedup_verdict(strong, memory, price))
+    return pd.DataFrame(table)
+
+
+def page_faults(runs: pd.DataFrame, faults: pd.DataFrame, price: dict, title: str) -> plt.Figure:
+    """Left: faults of a step, predicted and counted. Right: seconds against faults, per image."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
+    thousand = (faults / 1000).assign(batch_size=faults["batch_size"])
+    label = "predicted: pages of blocks above 32 MiB"
+    left.plot(faults["batch_size"], thousand["predicted"], "kx--", label=label)
+    look = {"fmt": "o", "color": figures.COLOURS[0], "label": "counted: default less tuned malloc"}
+    figures.intervals(left, thousand, "more_faults", "batch_size", **look)
+    left.set(xlabel="images per step, one core", ylabel="page faults of a step (thousands)")
+    one = runs[runs["num_devices"] == 1]
+    for colour, (memory, own) in zip(figures.COLOURS, one.groupby("memory"), strict=False):
+        per_image = own["minor_faults"] / own["batch_size"] / 1000
+        look = {"color": colour, "label": allocator_name(memory)}
+        right.plot(per_image, own["step_time"] / own["batch_size"], ".", **look)
+    ends = np.array([0, (one["minor_faults"] / one["batch_size"]).max()])
+    line = price["clean_ms_per_image"] / 1000 + price["price_us"] / 1e6 * ends
+    label = f"{price['price_us']:.2f} µs per fault"
+    right.plot(ends / 1000, line, "--", color="#444444", label=label)
+    right.set(xlabel="page faults per image (thousands)", ylabel="time per image (s)")
+    for axes in (left, right):
+        axes.set_ylim(0, None)
+        axes.legend()
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
+    tables.require(runs[runs["memory"] == "kept"], "memory kept")
+    is_published = folder == CPU / "studies" / "memory" / "runs"
+    sweep = results.sessions_of(CPU / "cpu_run") if is_published else [CPU / "cpu_run_own"]
+    main_sweep = results.read_runs(*sweep)
+    faults = fault_table(runs, pd.read_csv(folder / "blocks.csv"))
+    prices = price_table(runs, faults)
+    price = prices.iloc[0].to_dict()
+    verdict = verdict_table(runs, main_sweep, price["price_us"] / 1e6)
+    text = tables.markdown(
+        prices,
+        "The price of a page fault: a line through all batches and all allocators but huge pages.",
+        {
+            "price_us": "us per fault",
+            "clean_ms_per_image": "ms per image without",
+            "r_squared": "R²",
+        },
+        None,
+    )
+    text += tables.markdown(
+        verdict,
+        "What page faults explain at that price; of a speed-up: what is left without them.",
+        {"what": "what", "memory": "memory", "difference": "measured", "faults": "by page faults"}
+        | {"left": "unexplained, or left"},
+    )
+    drawn = {"page_faults": page_faults(runs, faults, price, figures.make_title(folder, runs))}
+    return tables.Study({"faults": faults, "verdict": verdict, "price": prices}, text, drawn)

@@ -1,0 +1,158 @@
+"""How fast a step gets by settings alone, against plain PyTorch as the tutorials write it.
+
+Plain PyTorch is fp32, NCHW, the PIL loader, default malloc and DDP's defaults. Four settings are
+switched in all combinations; gains are ratios within rounds. Two readings besides: DDP's batched
+copy of gradients, and whether the fast settings learn the same (learning.csv, by
+measure_learning.py). Further sessions have the two ends only.
+"""
+
+from pathlib import Path
+
+import figures
+import numpy as np
+import pandas as pd
+import results
+import tables
+from tables import interval_table, mean, measure_all, median, over
+
+SETTINGS = {  # column: its plain value, its fast one, and that in words
+    "loader": ("pil", "tensor", "tensor loader"),
+    "precision": ("fp32", "bf16", "bf16"),
+    "channels_last": ("0", "1", "channels last"),
+    "memory": ("glibc", "kept", "memory kept"),
+}
+PLAIN = "plain PyTorch (fp32, NCHW, PIL loader, glibc)"
+FASTEST = " + ".join(words for _, _, words in SETTINGS.values())
+COPY = "batched_grad_copy=1"
+FIRST, LAST = 10, 50  # steps whose mean loss is where learning began, and what was learned
+
+
+def name_variant(run: pd.Series) -> str:
+    """The settings of a run, in words."""
+    words = [words for name, (_, fast, words) in SETTINGS.items() if run[name] == fast]
+    if COPY in run["options"]:
+        words.append("batched gradient copy")
+    return " + ".join(words) or PLAIN
+
+
+def variant_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per variant, slowest first: its rate, its gain over plain PyTorch, what it loads."""
+    runs = runs.assign(loading_percent=100 * runs["loading"] / runs["step_time"])
+    keys = ["variant", "precision", "loader", "num_devices", "batch_size", "dataset"]
+    table = interval_table(
+        runs,
+        keys,
+        rate=median("rate"),
+        gain=over(runs[runs["variant"] == PLAIN]),
+        loading_ms=median("loading", 1000),
+        loading_percent=median("loading_percent"),
+    )
+    return table.sort_values("rate", ignore_index=True)
+
+
+def factor_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """What each setting brings, as ratios of rates within rounds: by itself, on plain PyTorch;
+    last, on all the others; in the geometric mean over all combinations of the others; and all
+    together."""
+    rates = runs.pivot_table(index=results.ROUND, columns=list(SETTINGS), values="rate").dropna()
+    if rates.shape[1] < 2 ** len(SETTINGS) or rates.empty:
+        raise results.ResultsError("no round has all combinations of the settings")
+    table = []
+    for name, (plain, fast, words) in SETTINGS.items():
+        # Rounds x combinations of the other settings.
+        gains = rates.xs(fast, axis=1, level=name) / rates.xs(plain, axis=1, level=name)
+        others = [values for other, values in SETTINGS.items() if other != name]
+        kinds = {
+            "alone": gains[tuple(slow for slow, _, _ in others)],
+            "last": gains[tuple(quick for _, quick, _ in others)],
+            "mean": np.exp(np.log(gains).mean(axis=1)),
+        }
+        table.append(gain_row(words, kinds))
+    slowest = rates[tuple(slow for slow, _, _ in SETTINGS.values())]
+    fastest = rates[tuple(quick for _, quick, _ in SETTINGS.values())]
+    together = fastest / slowest
+    table.append(gain_row("all together", dict.fromkeys(("alone", "last", "mean"), together)))
+    return pd.DataFrame(table)
+
+
+def gain_row(name: str, kinds: dict[str, pd.Series]) -> dict:
+    row = {"factor": name, "rounds": len(kinds["alone"])}
+    for kind, gains in kinds.items():
+        row |= results.named_interval(kind, results.median_interval(gains))
+    return row
+
+
+def copy_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """DDP's own work (ms) without and with its batched copy of gradients, in the same rounds."""
+    table = []
+    same = runs.query("loader == 'tensor' and precision == 'fp32' and channels_last == '0'")
+    for memory, own in same.groupby("memory"):
+        copies = own["options"].str.contains(COPY)
+        with_it, without = own[copies], own[~copies]
+        if len(with_it) and len(without):
+            row = {"memory": memory} | measure_all(with_it, {"gain": over(without)})
+            row |= measure_all(without, {"without": mean("ddp", 1000)})
+            table.append(row | measure_all(with_it, {"with": mean("ddp", 1000)}))
+    return pd.DataFrame(table)
+
+
+def gain_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Plain PyTorch, all settings together, and the gain: by session and together."""
+    groups = list(runs.groupby("occasion", sort=False))
+    if len(groups) > 1:
+        groups.append(("together", runs))
+    table = []
+    for session, own in groups:
+        plain, fast = (own[own["variant"] == name] for name in (PLAIN, FASTEST))
+        if len(plain) and len(fast):
+            row = {"occasion": session, "rounds": len(results.by_round(plain))}
+            row |= measure_all(plain, {"plain": median("rate")})
+            table.append(row | measure_all(fast, {"fast": median("rate"), "gain": over(plain)}))
+    return pd.DataFrame(table)
+
+
+def learning_table(losses: pd.DataFrame) -> pd.DataFrame:
+    """How far the settings are apart in the mean loss of the last steps, over the seeds: in loss,
+    and in % of what plain PyTorch's has dropped."""
+    losses = losses.pivot(index="step", columns=["setting", "seed"], values="loss")
+    learned = losses.tail(LAST).mean()
+    apart = learned["fast"] - learned["plain"]
+    drop = (losses["plain"].head(FIRST).mean() - learned["plain"]).median()
+    row = results.named_interval("difference", results.median_interval(apart))
+    row |= results.named_interval("percent", results.median_interval(100 * apart / drop))
+    row |= {"seeds": len(apart), "steps": len(losses), "last": LAST, "first": FIRST, "drop": drop}
+    return pd.DataFrame([row])
+
+
+def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
+    runs = runs.query("mode == 'ddp' and scaling == 'strong'").copy()
+    runs = runs[runs["num_devices"] == runs["num_devices"].max()]
+    runs["variant"] = [name_variant(run) for _, run in runs.iterrows()]
+    tables.require(runs[runs["variant"] == PLAIN], "plain PyTorch (--loader pil)")
+    first = runs[runs["occasion"] == runs["occasion"].iloc[0]]
+    own = {
+        "variants": variant_table(first),
+        "factors": factor_table(first[~first["options"].str.contains(COPY)]),
+        "copies": copy_table(first),
+        "gains": gain_table(runs),
+        "learning": learning_table(pd.read_csv(folder / "learning.csv")),
+    }
+    kinds = {"alone": "on plain PyTorch", "mean": "mean over the others", "last": "on all others"}
+    chart = figures.dot_chart(
+        own["factors"]["factor"],
+        {words: figures.triples(own["factors"], kind) for kind, words in kinds.items()},
+        figures.make_title(folder, runs),
+        "gain in throughput (ratio within rounds), interval over rounds",
+    )
+    chart.axes[0].axvline(1, color="#444444", linewidth=0.8)
+    text = tables.markdown(
+        own["factors"],
+        "What each setting brings to throughput, times that without it.",
+        {"factor": "setting", **kinds},
+    )
+    text += tables.markdown(
+        own["gains"],
+        "All settings together against plain PyTorch, by session (img/s).",
+        {"occasion": "session", "plain": "plain PyTorch", "fast": "all", "gain": "gain"},
+    )
+    return tables.Study(own, text, {"factors": chart})
