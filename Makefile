@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(BIN)/python
 # What there is to make.
 help:
 	@printf '%s\n' \
-	  'make cpu        set-up, data, sweep over CPU cores, figures: your own, beside the published' \
+	  'make cpu        set-up, data, sweep over CPU cores, figures: yours, beside the published' \
 	  'make gpu        the same over GPUs; make gpu DEVICE=cpu tests the program without one' \
 	  'make plots      the published figures again, from the published rows' \
 	  'make report     the report, from the published rows (needs LaTeX; says which packages)' \
@@ -29,10 +29,10 @@ help:
 
 .venv: .venv/ready
 
-# Whatever is in data/ is used as it is; without network the stand-ins are, labelled as such.
+# Whatever is in data/ is used as it is; without network images are generated, labelled as such.
 data: .venv/ready
 	@compgen -G 'data/imagenette2*/train' >/dev/null || $(BIN)/python data/prepare_imagenette.py \
-	  || { echo 'making stand-ins instead; rows and figures will say so' >&2; \
+	  || { echo 'generating images instead; rows and figures will say so' >&2; \
 	       $(BIN)/python data/prepare_imagenette.py --synthetic; }
 
 # Variables on make's command line, like NUM_RUNS=2, reach the sweep in the environment.
@@ -45,8 +45,11 @@ gpu: data
 plots: .venv/ready
 	shopt -s nullglob; $(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)'/cpu/cpu_run \
 	  '$(CURDIR)'/cpu/cpu_run_[0-9]* >/dev/null
-	set -e; shopt -s nullglob; for rows in '$(CURDIR)'/cpu/studies/*/runs; do \
-	  $(BIN)/python "$${rows%runs}"plot.py "$$rows" "$$rows"_[0-9]* >/dev/null; done
+	set -e; shopt -s nullglob; for study in cpu/studies/*.py; do name=$$(basename "$$study" .py); \
+	  rows='$(CURDIR)'/cpu/studies/$$name/runs; [[ -f cpu/studies/$$name.sh ]] || continue; \
+	  [[ -d $$rows ]] || rows='$(CURDIR)'/cpu/studies/shares/runs; \
+	  $(BIN)/python cpu/plot_study.py "$$name" "$$rows" "$${rows}"_[0-9]* \
+	    --output "cpu/studies/$$name/plots" >/dev/null; done
 	if [[ -d gpu/gpu_experiments ]]; then \
 	  $(BIN)/python gpu/gpu_plots_ex_2.py '$(CURDIR)/gpu/gpu_experiments' >/dev/null; fi
 
@@ -55,7 +58,6 @@ report: plots
 	  latexmk texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended >&2; exit 1; }
 	$(BIN)/python gpu/predict_memory.py --output report/memory.csv >/dev/null
 	$(BIN)/python report/claims.py >/dev/null
-	$(BIN)/python report/scaling_model.py >/dev/null
 	$(BIN)/python report/report_numbers.py
 	@cd report && latexmk -pdf -interaction=nonstopmode -halt-on-error report.tex >/dev/null 2>&1 \
 	  || { echo 'error: LaTeX failed, see report/report.log:' >&2; grep -A3 '^!' report.log >&2; exit 1; }
@@ -74,7 +76,8 @@ test-root: .venv/ready-tests
 
 lint: .venv/ready-tests
 	$(BIN)/ruff check --config tests/ruff.toml .
-	shellcheck .ci/run common/*.sh cpu/*.sh cpu/studies/*/*.sh gpu/*.sh
+	$(BIN)/ruff format --check --config tests/ruff.toml .
+	shellcheck .ci/run common/*.sh cpu/*.sh cpu/studies/*.sh gpu/*.sh
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis

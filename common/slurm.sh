@@ -4,8 +4,9 @@
 # Usage, in the repository: sbatch --nodes=4 common/slurm.sh cpu/run_experiments.sh
 #                           sbatch --nodes=4 --gpus-per-node=1 common/slurm.sh gpu/run_gpu_experiments.sh
 #
-# Settings come from the environment, as for the sweep by itself. Every node needs the repository,
-# .venv and data at the same path; only the first one's results folder is written to.
+# Settings come from the environment, as for the sweep by itself. The sweep runs on the first node and
+# starts each run on all of them by srun. Every node needs the repository, .venv and data at the same
+# path; only the first one's results folder is written to.
 
 #SBATCH --job-name=data-parallel
 #SBATCH --ntasks-per-node=1
@@ -14,8 +15,5 @@
 set -euo pipefail
 
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
-export MASTER_ADDR NNODES="$SLURM_JOB_NUM_NODES"
-# Two jobs that share a node must not share a port.
-export MASTER_PORT="$((20000 + SLURM_JOB_ID % 200 * 200))"
-# shellcheck disable=SC2016  # each node expands its own number
-srun --cpu-bind=none bash -c 'NODE_RANK=$SLURM_NODEID exec "$1"' bash "${1:?usage: slurm.sh SCRIPT}"
+export MASTER_ADDR NNODES="$SLURM_JOB_NUM_NODES" LAUNCHER="srun --ntasks-per-node=1 --cpu-bind=none"
+exec "${1:?usage: slurm.sh SCRIPT}"

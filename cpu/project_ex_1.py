@@ -5,16 +5,18 @@ pinned), and writes one CSV row per rank and step: where the time of the step we
 add up to it. The total batch is split exactly over the ranks.
 
     python -m torch.distributed.run --standalone --nproc-per-node 4 project_ex_1.py \\
-        --batch-size 32 --run-id 1 --output times_run1.csv
+        --batch-size 32 --output times_run1.csv
     python project_ex_1.py --batch-size 32            # one rank needs no launcher
 
 The parts of a step, in order: loading, forward, backward (until the last gradient is ready),
 communication (what is exposed of the all-reduce after that), optimizer. Batch-norm takes the
 statistics of a rank's own images, as DDP does; apart from that a step computes the same at every
-number of ranks. The outline of the file: arguments, measure, parts of a step, plumbing.
+number of ranks. The outline of the file: arguments, one run, devices, data, clock, step, model,
+rows, plumbing.
 """
 
 import argparse
+import collections
 import contextlib
 import csv
 import ctypes
@@ -22,6 +24,7 @@ import inspect
 import itertools
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -42,27 +45,59 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision import transforms
 from torchvision.transforms import v2
 
+# ---- arguments
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser()
     add = parser.add_argument
+    networks = torchvision.models.list_models(module=torchvision.models)
+    # What is computed.
+    add("--batch-size", type=at_least(1), default=32, help="images per step, over all ranks")
     add("--steps", type=at_least(1), default=3, help="measured steps, after the warm-up")
     add("--warmup", type=at_least(0), default=2, help="first steps, kept but marked warmup=1")
-    add("--threads", type=at_least(0), default=1,
-        help="threads, and pinned cores, per rank; 0: as the launcher leaves them, not pinned")
+    add("--model", choices=networks, default="densenet121", metavar="NAME", help="network")
+    add("--image-size", type=at_least(32), default=224, help="pixels per side, after the crop")
+    add("--seed", type=at_least(0), default=0, help="of weights, image order and augmentation")
+    add("--mode", choices=MODES, default="ddp", help="the other two run the bare model")
+    # How it is computed.
+    add(
+        "--threads",
+        type=at_least(0),
+        default=1,
+        help="threads, and pinned cores, per rank; 0: as the launcher leaves them, not pinned",
+    )
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: by autocast")
+    add("--channels-last", action="store_true", help="NHWC memory format instead of NCHW")
+    add("--micro-batches", type=at_least(1), default=1, help="parts of each rank's batch")
+    add("--loader", choices=["tensor", "pil"], default="tensor", help="pil: the original's")
     add("--workers", type=at_least(0), default=0, help="loader processes per rank, on its core")
-    add("--oversubscribe", action="store_true",
-        help="allow more threads than physical cores; the rows say so")
+    # How DDP communicates.
+    add("--bucket-cap-mb", type=at_least(1), help="of DDP's buckets (None: 1, then 25)")
+    add("--gradients", choices=["fp32", "bf16"], default="fp32", help="type in the all-reduce")
+    add("--batched-grad-copy", action="store_true", help="of DDP: fewer copies into buckets")
+    # The run.
+    add("--data", type=Path, default=find_data(), help="folder that holds train/<class>/*.JPEG")
+    add("--output", type=Path, default=Path("times_run1.csv"), help="CSV file of run 1")
+    add("--oversubscribe", action="store_true", help="more threads than cores; the rows say so")
+    add("--timeout", type=at_least(1), default=600, help="seconds to wait for another rank")
+    add("--note", default="", help="k=v for the rows' column options; changes nothing")
+    add("--describe", action="store_true", help="print machine and code as JSON, run nothing")
+    # Only the GPU script recomputes activations, where they would not fit.
+    parser.set_defaults(checkpoint=False)
     args = parser.parse_args(arguments)
     if args.mode == "single_process" and RANKS > 1:
         parser.error("--mode single_process is one process: start it without torchrun")
     return args
 
 
+# ---- one run
+
+
 def measure(args: argparse.Namespace) -> None:
-    """The run: take cores, connect the ranks, train, write the rows."""
-    batch_split(args.batch_size, RANKS * args.micro_batches)  # each has an image, or it is an error
+    """Take cores, connect the ranks, train, write the rows."""
+    # Each rank and micro-batch has an image, or it is an error, before anything is started.
+    batch_split(args.batch_size, RANKS * args.micro_batches)
     take_cores(args)
     images = Images(args.data, args.image_size, args.seed, args.loader)
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -71,45 +106,57 @@ def measure(args: argparse.Namespace) -> None:
     dist.destroy_process_group()
 
 
+# ---- devices
+
+
 def take_cores(args: argparse.Namespace) -> None:
     """Pin this rank to cores of its own, each of its computing threads to one of them."""
     if args.threads == 0:
         args.pinned = 0  # for the rows
         return
-    cores, needed = granted_cores(), LOCAL_RANKS * args.threads
-    takes_turns = args.oversubscribe or "CPU_SHARE" in os.environ  # several ranks on a core
+    cores = granted_cores()
+    needed = LOCAL_RANKS * args.threads
+    # Ranks that have a share of a core each take turns on it.
+    takes_turns = args.oversubscribe or "CPU_SHARE" in os.environ
     if needed > len(cores) and not takes_turns:
-        raise RunError(f"{LOCAL_RANKS} ranks of {args.threads} threads need {needed} physical "
-                       f"cores, {len(cores)} are granted here: use fewer, or --oversubscribe")
-    first, threads = LOCAL_RANK * args.threads, set(os.listdir("/proc/self/task"))
-    taken = [cores[i % len(cores)] for i in range(first, first + args.threads)]
-    for thread in threads:
+        raise RunError(
+            f"{LOCAL_RANKS} ranks of {args.threads} threads need {needed} physical cores, "
+            f"{len(cores)} are available here: use fewer, or --oversubscribe"
+        )
+    first = LOCAL_RANK * args.threads
+    taken = [cores[place % len(cores)] for place in range(first, first + args.threads)]
+    before = set(os.listdir("/proc/self/task"))
+    for thread in before:
         os.sched_setaffinity(int(thread), taken)
     torch.set_num_threads(args.threads)
-    torch.ones(2**20).exp()  # starts the other computing threads, which compute beside this one
-    started = sorted(set(os.listdir("/proc/self/task")) - threads)
+    # A first parallel operation starts the other computing threads.
+    torch.ones(2**20).exp()
+    started = sorted(set(os.listdir("/proc/self/task")) - before)
+    # 0 is this thread, which computes too.
     for thread, core in zip([0, *started], taken, strict=False):
         os.sched_setaffinity(int(thread), [core])
 
 
 def take_share() -> None:
-    """Enter the control group that sweep.py made for this rank, if devices are shares of a core:
-    after the warm-up, which nobody measures and which would take six times as long."""
+    """Enter the control group that the sweep made for this rank: its share of a core."""
+    # Not before: on a share the warm-up would take six times as long.
     if "CPU_SHARE" in os.environ:
-        group = Path(os.environ.get("CPU_GROUPS", ""), str(LOCAL_RANK), "cgroup.procs")
+        group = Path(os.environ.get("CPU_GROUPS", ""), str(RANK), "cgroup.procs")
         group.write_text(str(os.getpid()))
 
 
 def build_device(args: argparse.Namespace) -> "Device":
-    """How a CPU keeps time (it is done when the host is) and computes."""
+    """How a CPU keeps time and computes."""
     return Device(
         device=torch.device("cpu"),
+        # A CPU is done when the host is: the host's clock is the device's.
         mark=time.perf_counter,
         seconds=lambda earlier, later: later - earlier,
-        wait=lambda: None,  # there is nothing to wait for
+        wait=lambda: None,
         begin=take_share,
         autocast=lambda: torch.autocast("cpu", torch.bfloat16, args.precision == "bf16"),
         memory_format=torch.channels_last if args.channels_last else torch.contiguous_format,
+        # The kernel counts it in KiB.
         memory=lambda: {
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         },
@@ -117,29 +164,35 @@ def build_device(args: argparse.Namespace) -> "Device":
     )
 
 
-def machine(args: argparse.Namespace) -> dict[str, Any]:
+def machine(_: argparse.Namespace) -> dict[str, Any]:
     """What identifies the devices."""
     return {"devices_granted": len(granted_cores())}
 
 
 # ---- shared: this block is byte for byte the same in cpu/project_ex_1.py and gpu/project_ex_2.py
 HERE = Path(__file__).resolve().parent
-RANK = int(os.environ.get("RANK", 0))  # torchrun's names; without a launcher there is one rank
+# torchrun's names; without a launcher there is one rank.
+RANK = int(os.environ.get("RANK", 0))
 RANKS = int(os.environ.get("WORLD_SIZE", 1))
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
 LOCAL_RANKS = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 NODE = int(os.environ.get("GROUP_RANK", 0))
 PARTS = ["loading", "forward", "backward", "communication", "optimizer"]
+MODES = ["ddp", "no_communication", "single_process"]
+# The first six are the original study's, so that its tools read new files too.
 COLUMNS = (
-    "run_id num_devices batch_size loading_time compute_time rank "  # the original study's six
+    "run_id num_devices batch_size loading_time compute_time rank "
     "step warmup images forward_time backward_time communication_time optimizer_time step_time "
     "ddp_time started_at user_time system_time minor_faults communication_user_time "
-    "communication_system_time communication_minor_faults mode model threads precision "
-    "channels_last memory loader workers bucket_cap_mb micro_batches cpu_share node dataset "
-    "peak_memory_bytes reserved_memory_bytes predicted_memory_bytes options"
+    "communication_system_time mode model threads precision channels_last memory loader workers "
+    "bucket_cap_mb micro_batches cpu_share node dataset peak_memory_bytes reserved_memory_bytes "
+    "predicted_memory_bytes options"
 ).split()
+# Arguments that change no measurement, or have a column under another name.
 NOT_OPTIONS = ["data", "output", "note", "timeout", "describe", "steps", "warmup", "on_oom"]
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as everybody uses them
+LEARNING_RATE = 0.001  # the original study's
+# Mean and standard deviation of ImageNet's channels, as torchvision's documentation has them.
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class RunError(Exception):
@@ -148,9 +201,10 @@ class RunError(Exception):
 
 class Device(NamedTuple):
     """All in which devices differ, as values: nothing in this block asks which one it is on."""
+
     device: torch.device
     mark: Callable[[], Any]  # notes a point in the device's time, without stalling the device
-    seconds: Callable[[Any, Any], float]  # what lay between two marks, once the device is done
+    seconds: Callable[[Any, Any], float]  # between two marks, once the device has passed both
     wait: Callable[[], None]  # returns when the device is done
     begin: Callable[[], None]  # called when the warm-up is over
     autocast: Callable[[], contextlib.AbstractContextManager]
@@ -159,46 +213,75 @@ class Device(NamedTuple):
     loading: dict[str, Any]  # further arguments of DataLoader
 
 
+# ---- data
+
+
+def find_data() -> Path:
+    """The images to train on by default: of the folders in data/, real ones before generated ones.
+    A folder that a killed download left has no train/."""
+    found = [path.parent for path in (HERE.parent / "data").glob("imagenette2*/train")]
+    found.sort(key=lambda path: ("-synthetic" in path.name, path.name))
+    return [*found, HERE.parent / "data" / "imagenette2"][0]
+
+
 def batch_split(batch_total: int, ranks: int) -> list[int]:
     """Images of a step for each rank: they sum to batch_total and differ by one at most."""
     if batch_total < ranks:
         raise RunError(f"a batch of {batch_total} is too small for {ranks} ranks or micro-batches")
+    # Nothing is dropped: 32 over 7 ranks is 5 5 5 5 4 4 4.
     return [batch_total // ranks + (rank < batch_total % ranks) for rank in range(ranks)]
 
 
-def rank_batches(
-    rank: int, ranks: int, batch_total: int, dataset_size: int, steps: int, seed: int
-) -> list[list[tuple[int, int]]]:
-    """For each step the (step, image) keys of one rank: its part of the step's batch_total images,
-    which are the same at every number of ranks."""
-    epochs = range(1 + steps * batch_total // dataset_size)
-    orders = [np.random.default_rng((seed, epoch)).permutation(dataset_size) for epoch in epochs]
-    steps_images = np.concatenate(orders)[: steps * batch_total].reshape(steps, batch_total)
-    borders = np.cumsum(batch_split(batch_total, ranks))[:-1]
-    part = np.split(steps_images, borders, axis=1)[rank].tolist()
-    return [[(step, image) for image in images] for step, images in enumerate(part)]
+def choose_images(batch_total: int, steps: int, dataset_size: int, seed: int) -> np.ndarray:
+    """Indices of the images of each step [steps, batch_total]: one seeded permutation after the
+    other. They do not depend on the number of ranks."""
+    epochs = 1 + steps * batch_total // dataset_size
+    orders = [
+        np.random.default_rng((seed, epoch)).permutation(dataset_size) for epoch in range(epochs)
+    ]
+    return np.concatenate(orders)[: steps * batch_total].reshape(steps, batch_total)
+
+
+def rank_batches(images: np.ndarray, rank: int, ranks: int) -> list[list[tuple[int, int]]]:
+    """For each step the (step, image) keys of one rank: its part of the step's images."""
+    borders = np.cumsum(batch_split(images.shape[1], ranks))[:-1]
+    batches = []
+    for step, part in enumerate(np.split(images, borders, axis=1)[rank].tolist()):
+        batches.append([(step, image) for image in part])
+    return batches
 
 
 class Images(torch.utils.data.Dataset):
     """The training images; a (step, image) key gives that image as that step augments it. Seeded by
     (seed, step, image), the augmentation is the same on any rank and in any worker. Items: image
     [3, size, size], uint8 (tensor loader) or normalised float32 (PIL loader); label."""
+
     def __init__(self, data: Path, size: int, seed: int, loader: str) -> None:
         try:
             self.samples = torchvision.datasets.ImageFolder(str(data / "train")).samples
-        except OSError as error:  # no class folder, or one without an image: the message names it
+        except OSError as error:
+            # No class folder, or one without an image: the message names it.
             reason = str(error).split(" Supported")[0]
             raise RunError(f"{data}: {reason}: run 'python data/prepare_imagenette.py'") from None
-        label = data / "label.txt"  # from data/prepare_imagenette.py: what exactly this is
-        self.label, self.seed = label.read_text().strip() if label.is_file() else data.name, seed
-        crop = [v2.PILToTensor(), v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+        # The label says what exactly these images are; prepare_imagenette.py writes it.
+        label = data / "label.txt"
+        self.label = label.read_text().strip() if label.is_file() else data.name
+        self.seed = seed
         if loader == "pil":
-            crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(),
-                    transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+            crop = [
+                transforms.RandomResizedCrop(size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        else:
+            # uint8 until the images are on the device: a quarter of the bytes to handle.
+            crop = [v2.PILToTensor(), v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
         self.transform = transforms.Compose(crop)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
         path, label = self.samples[key[1]]
+        # fork_rng: loading draws nothing from the generator that the model uses.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence((self.seed, *key)).generate_state(1)[0]))
             try:
@@ -211,10 +294,15 @@ class Images(torch.utils.data.Dataset):
 
 def load_batches(args: argparse.Namespace, images: Images, device: Device) -> Iterable:
     """The rank's batches of all steps, in order: images [b, 3, size, size] and labels [b]."""
-    steps, size = args.warmup + args.steps, len(images.samples)
-    keys = rank_batches(RANK, RANKS, args.batch_size, size, steps, args.seed)
-    return torch.utils.data.DataLoader(images, batch_sampler=keys, num_workers=args.workers,
-                                       worker_init_fn=die_with_parent, **device.loading)
+    steps = args.warmup + args.steps
+    chosen = choose_images(args.batch_size, steps, len(images.samples), args.seed)
+    return torch.utils.data.DataLoader(
+        images,
+        batch_sampler=rank_batches(chosen, RANK, RANKS),
+        num_workers=args.workers,
+        worker_init_fn=die_with_parent,
+        **device.loading,
+    )
 
 
 def to_device(batch: list[torch.Tensor], device: Device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -226,17 +314,33 @@ def to_device(batch: list[torch.Tensor], device: Device) -> tuple[torch.Tensor, 
     return images.contiguous(memory_format=device.memory_format), labels
 
 
+# ---- clock
+
+
+class Point(NamedTuple):
+    """The end of a part of a step, and what the kernel had done for this process by then."""
+
+    part: str
+    mark: Any  # of the device's clock
+    user_time: float
+    system_time: float
+    minor_faults: int
+
+
 class Timeline:
     """Points in the device's time: each ends a part of a step and starts the next, so that
     nothing can hide between two parts. A part may come back within a step."""
+
     def __init__(self, device: Device) -> None:
-        self.device, self.points = device, []
-        self.reductions = [[]]  # for each step, when each all-reduce was complete
+        self.device = device
+        self.points: list[Point] = []
+        # For each step the marks at which an all-reduce was complete.
+        self.reductions: list[list[Any]] = [[]]
 
     def note(self, part: str) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        kernel = np.array([usage.ru_utime, usage.ru_stime, usage.ru_minflt])
-        self.points.append((part, self.device.mark(), kernel))
+        kernel = usage.ru_utime, usage.ru_stime, usage.ru_minflt
+        self.points.append(Point(part, self.device.mark(), *kernel))
         if part == PARTS[-1]:
             self.reductions.append([])
 
@@ -245,26 +349,42 @@ class Timeline:
         return future.value()
 
     def step_times(self) -> list[dict[str, float]]:
-        """For each step: seconds of its parts and of the whole, when it started, what the kernel
-        did, and ddp_time: the part of communication after the last all-reduce was complete."""
-        steps, started_at, spent = [], 0.0, {part: np.zeros(4) for part in PARTS}
-        for (_, before, used_before), (part, point, used) in itertools.pairwise(self.points):
-            spent[part] += [self.device.seconds(before, point), *(used - used_before)]
-            if part == "communication":
-                communicated = point
-            if part != PARTS[-1]:
-                continue
-            after = (self.device.seconds(r, communicated) for r in self.reductions[len(steps)])
-            step = {"started_at": started_at, "ddp_time": min(after, default=0.0)}
-            step |= {f"{name}_time": float(own[0]) for name, own in spent.items()}
-            step["step_time"] = sum(step[f"{name}_time"] for name in PARTS)
-            step["compute_time"] = step["step_time"] - step["loading_time"]
-            for prefix, own in (("", sum(spent.values())), ("communication_", spent[PARTS[3]])):
-                names = (prefix + name for name in ("user_time", "system_time", "minor_faults"))
-                step |= dict(zip(names, own[1:].tolist(), strict=True))
-            steps.append(step)
-            started_at, spent = started_at + step["step_time"], {p: np.zeros(4) for p in PARTS}
+        """The columns of each step that are times (s) or counts of the kernel."""
+        steps: list[dict[str, float]] = []
+        pairs: list[tuple[Point, Point]] = []
+        started_at = 0.0
+        for before, after in itertools.pairwise(self.points):
+            pairs.append((before, after))
+            if after.part == PARTS[-1]:
+                step = self.sum_step(pairs, self.reductions[len(steps)])
+                steps.append(step | {"started_at": started_at})
+                started_at += step["step_time"]
+                pairs = []
         return steps
+
+    def sum_step(self, pairs: list[tuple[Point, Point]], reductions: list) -> dict[str, float]:
+        """One step: seconds of its parts and of the whole, what the kernel did, and ddp_time, the
+        part of communication after the last all-reduce was complete."""
+        kernel = ["user_time", "system_time", "minor_faults"]
+        sums = collections.defaultdict(float)
+        communicated = None
+        for before, after in pairs:
+            sums[f"{after.part}_time"] += self.device.seconds(before.mark, after.mark)
+            for name in kernel:
+                used = getattr(after, name) - getattr(before, name)
+                sums[name] += used
+                if after.part == "communication":
+                    sums[f"communication_{name}"] += used
+            if after.part == "communication":
+                communicated = after.mark
+        after_last = [self.device.seconds(mark, communicated) for mark in reductions]
+        step_time = sum(sums[f"{part}_time"] for part in PARTS)
+        times = {"step_time": step_time, "compute_time": step_time - sums["loading_time"]}
+        times["ddp_time"] = min(after_last, default=0.0)
+        for name in COLUMNS:
+            if name.endswith(("_time", "_faults")):
+                times.setdefault(name, sums[name])
+        return times
 
 
 def noting_hook(
@@ -272,40 +392,51 @@ def noting_hook(
 ) -> torch.futures.Future[torch.Tensor]:
     """DDP communication hook: note that a bucket is ready, reduce it, note that this is done."""
     timeline, reduce_bucket = state
+    # Backward goes on beside the reduction: with the last bucket this note ends it.
     timeline.note("backward")
     return reduce_bucket(None, bucket).then(timeline.note_reduction)
 
 
-def train_step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: list[torch.Tensor],
-    loss_scale: float, micro_batches: int, timeline: Timeline,
-) -> None:
+# ---- step
+
+
+class Learner(NamedTuple):
+    """What takes a step: the network (in DDP if the ranks communicate) and its optimizer."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    loss_scale: float  # of the sum over the rank's images
+    micro_batches: int
+
+
+def train_step(learner: Learner, batch: list[torch.Tensor], timeline: Timeline) -> None:
     """One step on the rank's images [b, 3, size, size] and labels [b]; notes where the time goes.
 
     The loss is the sum over the rank's images times loss_scale: with ranks / batch_total DDP's
     average over the ranks is the mean over all images of the step, however uneven the split.
     """
+    model, parts = learner.model, learner.micro_batches
     images, labels = to_device(batch, timeline.device)
     timeline.note("loading")
-    micro = zip(images.tensor_split(micro_batches), labels.tensor_split(micro_batches), strict=True)
+    micro = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
     for number, (micro_images, micro_labels) in enumerate(micro, start=1):
         # Only the last micro-batch reduces: the others add to the gradients of their own rank.
-        reduces = number == micro_batches or not isinstance(model, DistributedDataParallel)
+        reduces = number == parts or not isinstance(model, DistributedDataParallel)
         with contextlib.nullcontext() if reduces else model.no_sync():
             with timeline.device.autocast():
                 logits = model(micro_images)
-                loss = cross_entropy(logits, micro_labels, reduction="sum") * loss_scale
+                loss = cross_entropy(logits, micro_labels, reduction="sum") * learner.loss_scale
             timeline.note("forward")
             loss.backward()
         # Once the hook has noted the last bucket, backward() only waits for reduced gradients.
-        reduced = timeline.points[-1][0] == "backward"
+        reduced = timeline.points[-1].part == "backward"
         timeline.note("communication" if reduced else "backward")
-    optimizer.step()
-    optimizer.zero_grad()
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
 
 
 def run_steps(
-    steps: int, warmup: int, batches: Iterable, timeline: Timeline, **step: Any
+    args: argparse.Namespace, learner: Learner, batches: Iterable, timeline: Timeline
 ) -> list[dict[str, float]]:
     """All steps of this rank after one barrier; from then on the ranks run freely, as in training.
     Returns each step's times in seconds; raises RunError if they miss the host's clock."""
@@ -314,76 +445,113 @@ def run_steps(
     device.wait()
     timeline.note("start")
     barrier_left = time.monotonic()
-    for number in range(steps):
-        if number == warmup:
+    for number in range(args.warmup + args.steps):
+        if number == args.warmup:
             device.begin()
-        train_step(batch=next(batches), timeline=timeline, **step)
-        timeline.note("optimizer")  # here, so that the step's tensors are released within it
+        train_step(learner, next(batches), timeline)
+        # Here, not in train_step: the step's tensors are released when it returns, within the step.
+        timeline.note("optimizer")
     device.wait()
     clock = time.monotonic() - barrier_left
     times = timeline.step_times()
     total = sum(step["step_time"] for step in times)
-    if abs(total - clock) > 0.005 * clock + 0.005:  # a tick of the scheduler may lie between them
+    # A tick of the scheduler may lie between the two clocks.
+    if abs(total - clock) > 0.005 * clock + 0.005:
         raise RunError(f"the steps add up to {total:.4f} s, but the clock says {clock:.4f} s")
     return times
+
+
+# ---- model
 
 
 def build_model(args: argparse.Namespace, timeline: Timeline) -> torch.nn.Module:
     """A torchvision network with a head for 10 classes; in DDP if the ranks communicate. The
     weights are made on the CPU, so that they are the same on each rank and on every device."""
     torch.manual_seed(args.seed)
-    device, settings = timeline.device, {"memory_efficient": True} if args.checkpoint else {}
+    device = timeline.device
+    settings = {"memory_efficient": True} if args.checkpoint else {}
     model = torchvision.models.get_model(args.model, num_classes=10, **settings)
     model = model.to(device.device, memory_format=device.memory_format)
-    model = torch.compile(model) if args.compile else model
     if args.mode != "ddp":
         return model
     # DDP's broadcast of batch-norm buffers would wait for rank 0 within the forward pass. Its
     # argument has another name from torch 2.13 on.
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    settings = {sync: False} | ({"batched_grad_copy": True} if args.batched_grad_copy else {})
+    settings = {sync: False}
+    if args.batched_grad_copy:
+        settings["batched_grad_copy"] = True
     model = DistributedDataParallel(model, bucket_cap_mb=args.bucket_cap_mb, **settings)
-    hook = "bf16_compress_hook" if args.gradients == "bf16" else "allreduce_hook"
-    reduce = getattr(default_hooks, hook)
-    model.register_comm_hook((timeline, reduce), noting_hook)
+    hooks = {"fp32": default_hooks.allreduce_hook, "bf16": default_hooks.bf16_compress_hook}
+    model.register_comm_hook((timeline, hooks[args.gradients]), noting_hook)
     return model
 
 
-def train(args: argparse.Namespace, timeline: Timeline, images: Images, **columns: Any) -> None:
-    """All steps of this rank, and their rows: what was measured, and under which settings."""
-    model, batch_rank = build_model(args, timeline), batch_split(args.batch_size, RANKS)[RANK]
-    times = run_steps(
-        args.warmup + args.steps, args.warmup, load_batches(args, images, timeline.device),
-        timeline, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=args.lr),
-        loss_scale=RANKS / args.batch_size if args.mode == "ddp" else 1 / batch_rank,
-        micro_batches=args.micro_batches,
+def train(
+    args: argparse.Namespace, timeline: Timeline, images: Images, predicted: int | str = ""
+) -> None:
+    """All steps of this rank, and their rows. predicted: bytes of memory, where that was done."""
+    model = build_model(args, timeline)
+    batch_rank = batch_split(args.batch_size, RANKS)[RANK]
+    learner = Learner(
+        model,
+        torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
+        # Without DDP nothing averages over ranks: the loss is the mean over the rank's own images.
+        RANKS / args.batch_size if args.mode == "ddp" else 1 / batch_rank,
+        args.micro_batches,
     )
-    settings = {k: int(v) if isinstance(v, bool) else v for k, v in vars(args).items()}
-    defaults = vars(parse_arguments([]))  # what differs has a column of its own, or is an option
-    options = {k: v for k, v in settings.items()
-               if k not in [*COLUMNS, *NOT_OPTIONS] and v != defaults.get(k)}
-    options |= {"nodes": RANKS // LOCAL_RANKS} if RANKS > LOCAL_RANKS else {}
-    columns |= {k: v for k, v in settings.items() if k in COLUMNS} | timeline.device.memory()
-    columns |= {
-        "num_devices": RANKS * max(1, settings.get("threads", 1)), "rank": RANK, "node": NODE,
-        "threads": torch.get_num_threads(), "images": batch_rank, "dataset": images.label,
-        "memory": memory_setting(), "cpu_share": os.environ.get("CPU_SHARE", ""),
-        "options": ";".join([*(f"{k}={v}" for k, v in options.items()), *args.note.split()]),
-    }
-    rows = [columns | {"step": step, "warmup": int(step < args.warmup)} | step_times
-            for step, step_times in enumerate(times)]
+    times = run_steps(args, learner, load_batches(args, images, timeline.device), timeline)
+    columns = describe_run(args, images) | timeline.device.memory()
+    columns |= {"images": batch_rank, "predicted_memory_bytes": predicted}
+    rows = []
+    for step, step_times in enumerate(times):
+        rows.append(columns | {"step": step, "warmup": int(step < args.warmup)} | step_times)
     write_rows(rows, args.output)
+
+
+# ---- rows
+
+
+def describe_run(args: argparse.Namespace, images: Images) -> dict[str, Any]:
+    """The columns that are the same in all rows of this rank: under which settings it ran."""
+    settings = {}
+    for name, value in vars(args).items():
+        settings[name] = int(value) if isinstance(value, bool) else value
+    # What differs from the defaults and has no column of its own goes into the column options.
+    defaults = vars(parse_arguments([]))
+    options = []
+    for name, value in settings.items():
+        if name not in [*COLUMNS, *NOT_OPTIONS] and value != defaults.get(name):
+            options.append(f"{name}={value}")
+    if RANKS > LOCAL_RANKS:
+        options.append(f"nodes={RANKS // LOCAL_RANKS}")
+    columns = {name: value for name, value in settings.items() if name in COLUMNS}
+    # The file's name has the number of the run: times_run3.csv.
+    number = re.search(r"\d+$", args.output.stem)
+    return columns | {
+        "run_id": number[0] if number else 1,
+        "num_devices": RANKS * max(1, settings.get("threads", 1)),
+        "rank": RANK,
+        "node": NODE,
+        "threads": torch.get_num_threads(),
+        "dataset": images.label,
+        "memory": memory_setting(),
+        "cpu_share": os.environ.get("CPU_SHARE", ""),
+        "options": ";".join([*options, *args.note.split()]),
+    }
 
 
 def memory_setting() -> str:
     """What malloc does with freed memory, as the environment has it: glibc; kept (glibc that never
     returns it to the kernel); or another allocator."""
-    loaded, knobs = Path("/proc/self/maps").read_text(), ["MALLOC_CONF", "THP_MEM_ALLOC_ENABLE"]
+    loaded = Path("/proc/self/maps").read_text()
     kept = "mmap_max=0" in os.environ.get("GLIBC_TUNABLES", "")
     names = [name for name in ("tcmalloc", "jemalloc") if name in loaded]
-    names.append("kept" if kept else "glibc")
-    return " ".join([names[0], *(f"{k}={os.environ[k]}" for k in knobs if os.environ.get(k))])
+    words = [[*names, "kept" if kept else "glibc"][0]]
+    for variable in ("MALLOC_CONF", "THP_MEM_ALLOC_ENABLE"):
+        if os.environ.get(variable):
+            words.append(f"{variable}={os.environ[variable]}")
+    return " ".join(words)
 
 
 def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
@@ -392,52 +560,40 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
     dist.gather_object(rows, gathered)
     if gathered is None:
         return
-    rows, part = list(itertools.chain(*gathered)), path.with_name(path.name + ".tmp")
+    rows = list(itertools.chain(*gathered))
+    part = path.with_name(path.name + ".tmp")
     with part.open("w", newline="") as file:
-        values = ([row.get(name, "") for name in COLUMNS] for row in rows)
-        csv.writer(file).writerows([COLUMNS, *values])
-    part.replace(path)  # so that a file of this name is always complete
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    # Renamed when it is whole: a file of this name is always complete.
+    part.replace(path)
     print(f"{len(rows)} rows are in {path}")
+
+
+# ---- plumbing
 
 
 def at_least(smallest: int) -> Callable[[str], int]:
     """An argument type: integers from smallest on."""
+
     def integer(text: str) -> int:
         if not text.isdecimal() or int(text) < smallest:
             raise argparse.ArgumentTypeError(f"expected an integer >= {smallest}, got {text!r}")
         return int(text)
+
     return integer
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """The options of both scripts; says what is wrong in one line, once, not at each rank."""
+    """Says what is wrong with the arguments in one line, once, not at each rank."""
+
     def __init__(self) -> None:
-        super().__init__(description=__doc__.split("\n\n")[0], allow_abbrev=False,
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        add, found = self.add_argument, sorted((HERE.parent / "data").glob("imagenette2*/"))
-        networks = torchvision.models.list_models(module=torchvision.models)
-        modes = ["ddp", "no_communication", "single_process"]
-        add("--batch-size", type=at_least(1), default=32, help="images per step, over all ranks")
-        add("--run-id", type=at_least(1), default=1, help="number of the run, a column of its rows")
-        add("--data", type=Path, default=[*found, HERE.parent / "data" / "imagenette2"][0],
-            help="folder that holds train/<class>/*.JPEG")
-        add("--output", type=Path, default=Path("times_run1.csv"), help="CSV file to write")
-        add("--seed", type=at_least(0), default=0, help="of weights, image order and augmentation")
-        add("--image-size", type=at_least(32), default=224, help="pixels per side, after the crop")
-        add("--lr", type=float, default=0.001, help="learning rate of SGD")
-        add("--model", choices=networks, default="densenet121", metavar="NAME", help="network")
-        add("--mode", choices=modes, default="ddp", help="the other two run the bare model")
-        add("--channels-last", action="store_true", help="NHWC memory format instead of NCHW")
-        add("--compile", action="store_true", help="torch.compile the model: minutes of warm-up")
-        add("--checkpoint", action="store_true", help="recompute DenseNet's concatenations")
-        add("--micro-batches", type=at_least(1), default=1, help="parts of each rank's batch")
-        add("--loader", choices=["tensor", "pil"], default="tensor", help="pil: the original's")
-        add("--bucket-cap-mb", type=at_least(1), default=None, help="of DDP; None: 1, then 25")
-        add("--gradients", choices=["fp32", "bf16"], default="fp32", help="type in the all-reduce")
-        add("--batched-grad-copy", action="store_true", help="of DDP: fewer copies into buckets")
-        add("--timeout", type=at_least(1), default=600, help="seconds to wait for another rank")
-        add("--note", default="", help="k=v for the rows' options; changes nothing")
-        add("--describe", action="store_true", help="print machine and code as JSON, run nothing")
+        super().__init__(
+            description=__doc__.split("\n\n")[0],
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
 
     def error(self, message: str) -> None:
         if RANK == 0:
@@ -455,7 +611,8 @@ def join_ranks(backend: str, timeout: int) -> None:
 
 
 def die_with_parent(*_: Any) -> None:
-    """Have the kernel end this process when its parent ends: torchrun alone leaves its ranks."""
+    """Have the kernel end this process when its parent ends."""
+    # torchrun starts its ranks in new sessions and, killed, leaves them running.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
@@ -463,6 +620,7 @@ def granted_cores() -> list[int]:
     """One logical CPU of each physical core that this process may use, within the CPU quota."""
     cores = {}
     for cpu in sorted(os.sched_getaffinity(0)):
+        # Two SMT siblings share a core's units: only the first of them counts as a device.
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         cores.setdefault(siblings.read_text() if siblings.is_file() else cpu, cpu)
     return list(cores.values())[: max(1, int(min(cpu_quota(), len(cores))))]
@@ -472,8 +630,9 @@ def cpu_quota() -> float:
     """Cores that the control group (version 2 or 1) lets this process keep busy, or infinity."""
     for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         with contextlib.suppress(OSError, ValueError):
-            texts = (Path("/sys/fs/cgroup", name).read_text() for name in files)
+            texts = [Path("/sys/fs/cgroup", name).read_text() for name in files]
             quota, period = map(float, " ".join(texts).split())
+            # Version 1 writes -1 for no limit; version 2 "max", which is no number.
             return quota / period if quota > 0 else float("inf")
     return float("inf")
 
@@ -482,31 +641,49 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
     """What this script knows of what identifies a measurement; sweep.py adds the rest."""
     images = Images(args.data, args.image_size, args.seed, args.loader)
     return machine(args) | {
-        "cores_granted": len(granted_cores()), "cpu_quota": str(cpu_quota()),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
-        "torchvision": torchvision.__version__, "dataset": images.label, "seed": args.seed,
-        "dataset_images": len(images.samples), "image_size": args.image_size, "lr": args.lr,
+        "cores_granted": len(granted_cores()),
+        "cpu_quota": str(cpu_quota()),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "dataset": images.label,
+        "dataset_images": len(images.samples),
+        "image_size": args.image_size,
+        "seed": args.seed,
+        "lr": LEARNING_RATE,
     }
 
 
+def run_error(error: Exception, args: argparse.Namespace) -> str:
+    """What to say of an error that a user can do something about; others are raised again."""
+    who = f"rank {RANK} on node {NODE}"
+    if isinstance(error, RunError):
+        # From a loader's process it comes at the end of a traceback.
+        return str(error).split("RunError: ")[-1].strip()
+    if isinstance(error, OSError):
+        return f"{error.filename or args.output}: {error.strerror}"
+    if "imed out" in str(error) or "timeout" in str(error):
+        return f"{who} waited {args.timeout} s for another rank (--timeout): hung, or cut off?"
+    if "peer" in str(error):
+        return f"{who} lost another rank, see what that one said"
+    raise error
+
+
 def main() -> None:
-    args, who = parse_arguments(), f"rank {RANK} on node {NODE}"
+    args = parse_arguments()
     try:
-        print(json.dumps(describe(args), indent=2)) if args.describe else measure(args)
-        return
-    except RunError as error:  # from a loader's process it comes at the end of a traceback
-        says = str(error).split("RunError: ")[-1].strip()
-    except OSError as error:
-        says = f"{error.filename or args.output}: {error.strerror}"
-    except RuntimeError as error:
-        says = f"{who} lost another rank, see what that one said"
-        if "imed out" in str(error) or "timeout" in str(error):
-            says = f"{who} waited {args.timeout} s for another rank (--timeout): hung, or cut off?"
-        elif "peer" not in str(error):
-            raise
-    if RANK == 0 or dist.is_initialized() or says.startswith(who):  # else all would say the same
-        print(f"error: {says}", file=sys.stderr)
-    sys.exit(1)
+        if args.describe:
+            print(json.dumps(describe(args), indent=2))
+        else:
+            measure(args)
+    except (RunError, OSError, RuntimeError) as error:
+        message = run_error(error, args)
+        # Before the ranks are connected all of them meet the same error: one says it.
+        if RANK == 0 or dist.is_initialized() or message.startswith("rank "):
+            print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+
+
 # ---- shared: end of the block
 
 

@@ -4,7 +4,7 @@
     python prepare_imagenette.py --size 160px     # or smaller ones (320px: 340 MB, 160px: 99 MB)
     python prepare_imagenette.py --from PATH      # a folder or tar that is on disk already
     python prepare_imagenette.py --from PATH --images 3000    # a part of it, all classes alike
-    python prepare_imagenette.py --synthetic      # no network: 300 stand-ins, labelled as such
+    python prepare_imagenette.py --synthetic      # no network: 300 generated images, labelled so
 
 Imagenette v2 has 9469 training and 3925 validation images of 10 classes. The label (label.txt
 beside train/) goes into every row that is measured on the images.
@@ -23,30 +23,39 @@ from PIL import Image
 from torchvision.datasets import Imagenette
 
 HERE = Path(__file__).resolve().parent
-WNIDS = ("n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 "
-         "n03445777 n03888257").split()
+WNIDS = (
+    "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 "
+    "n03888257"
+).split()
 COUNTS = {"train": 9469, "val": 3925}
 FOLDERS = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
-# Width, height and bytes of the stand-ins: those of Imagenette's full-size and 224-pixel JPEGs.
+# Width, height and bytes of generated images: those of Imagenette's full-size and 224-pixel JPEGs.
 SYNTHETIC = {"full": (500, 375, 110_000), "224": (224, 224, 10_000)}
 SYNTHETIC_COUNTS = {"train": 24, "val": 6}  # a class
+# What is not complete yet lies in a folder that no training script takes for images.
+UNFINISHED = ".imagenette2-unfinished-"
 
 
 class DataError(Exception):
     """Data that is not available or not usable; the message says why and what to do."""
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--from", dest="source", type=Path, help="folder or tar with train and val")
-    source.add_argument("--synthetic", action="store_true", help="make stand-ins, no network")
-    parser.add_argument("--size", choices=[*FOLDERS, "224"], default="full",
-        help="which images to download, or (full, 224) which stand-ins to make; default: full")
+    source.add_argument("--synthetic", action="store_true", help="generate images, no network")
+    parser.add_argument(
+        "--size",
+        choices=[*FOLDERS, "224"],
+        default="full",
+        help="which images to download, or (full, 224) to generate; default: full",
+    )
     parser.add_argument("--images", type=int, help="with --from: keep about so many, 20 or more")
     parser.add_argument("--output", type=Path, default=HERE, help="default: the folder data")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
     if args.size not in (SYNTHETIC if args.synthetic else FOLDERS):
         parser.error("--size 224 is for --synthetic alone, 320px and 160px are for the download")
     if args.images is not None and (args.images < 20 or not args.source):
@@ -54,56 +63,68 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def download(size: str, output: Path) -> Path:
-    """Imagenette from its publisher, through torchvision, which checks the archive's checksum."""
-    target = output / FOLDERS[size]
-    if there(target):
-        return target
-    with tempfile.TemporaryDirectory(dir=output, prefix="imagenette2-downloading-") as scratch:
-        try:
-            Imagenette(scratch, size=size, download=True)
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"the download failed ({str(error).splitlines()[0]}): use --from PATH "
-                            "with a copy that is on disk, or --synthetic for stand-ins") from None
-        Path(scratch, target.name).rename(target)
-    return target
-
-
-def there(target: Path) -> bool:
+def is_there(target: Path) -> bool:
     """Whether there are images of this name already; says so."""
     if target.exists():
         print(f"{target} is there already, and stays as it is: remove it for another")
     return target.exists()
 
 
-def take(source: Path, output: Path, images: int | None = None) -> Path:
-    """A copy of a folder or tar that holds train and val, at its top or one folder down; of so many
-    images, the first of each class."""
-    def leave(folder: str, names: list[str]) -> list[str]:
-        pictures = sorted(name for name in names if name.endswith(".JPEG"))
-        return pictures[max(1, round(len(pictures) * (images or total) / total)) :]
+def download(args: argparse.Namespace) -> Path:
+    """Imagenette from its publisher, through torchvision, which checks the archive's checksum."""
+    target = args.output / FOLDERS[args.size]
+    if is_there(target):
+        return target
+    with tempfile.TemporaryDirectory(dir=args.output, prefix=UNFINISHED) as scratch:
+        try:
+            Imagenette(scratch, size=args.size, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"the download failed ({reason}): use --from PATH with a copy that is on disk, or "
+                "--synthetic to generate images"
+            ) from None
+        Path(scratch, target.name).rename(target)
+    return target
 
+
+def unpack(source: Path, scratch: Path) -> Path:
+    """The folder that holds train and val, of a folder or a tar: at its top or one folder down."""
     if not source.exists():
         raise DataError(f"{source} does not exist: --from takes a folder or a tar")
-    with tempfile.TemporaryDirectory(dir=output, prefix="imagenette2-unpacking-") as scratch:
-        top = source
-        if source.is_file():
-            top = Path(scratch) / source.name.split(".")[0]
-            try:
-                with tarfile.open(source) as archive:
-                    archive.extractall(top, filter="data")
-            except (tarfile.TarError, OSError, EOFError) as error:
-                said = [*str(error).splitlines(), "cut short"][0].rstrip(": ")
-                raise DataError(f"{source} cannot be unpacked: {said}") from None
-        roots = [path for path in (top, *sorted(top.iterdir())) if (path / "train").is_dir()]
-        if not roots:
-            raise DataError(f"{source} holds no folder train: it should hold train/<wnid>/*.JPEG")
-        name = roots[0].resolve().name
-        name = name if name.startswith("imagenette2") else f"imagenette2-{name}"
-        target = output / (f"{name}-{images}" if images else name)
-        if not there(target):
-            ready, total = Path(scratch) / "ready", len(list(roots[0].rglob("*.JPEG"))) or 1
-            shutil.copytree(roots[0], ready, ignore=leave)
+    top = source
+    if source.is_file():
+        top = scratch / source.name.split(".")[0]
+        try:
+            with tarfile.open(source) as archive:
+                archive.extractall(top, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            reason = (str(error).splitlines() or ["cut short"])[0].rstrip(": ")
+            raise DataError(f"{source} cannot be unpacked: {reason}") from None
+    for root in (top, *sorted(top.iterdir())):
+        if (root / "train").is_dir():
+            return root
+    raise DataError(f"{source} holds no folder train: it should hold train/<wnid>/*.JPEG")
+
+
+def take(args: argparse.Namespace) -> Path:
+    """A copy of the images in a folder or tar; of so many images, the first of each class."""
+    with tempfile.TemporaryDirectory(dir=args.output, prefix=UNFINISHED) as scratch:
+        root = unpack(args.source, Path(scratch))
+        total = len(list(root.rglob("*.JPEG"))) or 1
+        part = (args.images or total) / total
+
+        def leave(_: str, names: list[str]) -> list[str]:
+            pictures = sorted(name for name in names if name.endswith(".JPEG"))
+            return pictures[max(1, round(len(pictures) * part)) :]
+
+        name = root.resolve().name
+        if not name.startswith("imagenette2"):
+            name = f"imagenette2-{name}"
+        target = args.output / (f"{name}-{args.images}" if args.images else name)
+        if not is_there(target):
+            ready = Path(scratch, "ready")
+            shutil.copytree(root, ready, ignore=leave)
             ready.rename(target)
     return target
 
@@ -116,8 +137,8 @@ def photograph(generator: np.random.Generator, width: int, height: int) -> Image
     for contrast in (50, 15, 15):  # brightness, and two colour differences with less contrast
         phase = np.exp(2j * np.pi * generator.random(amplitude.shape))
         plane = np.fft.irfft2(amplitude * phase, s=(height, width))
-        planes.append(128 + contrast * (plane - plane.mean()) / plane.std())
-    planes = [Image.fromarray(plane.clip(0, 255).astype(np.uint8)) for plane in planes]
+        plane = 128 + contrast * (plane - plane.mean()) / plane.std()
+        planes.append(Image.fromarray(plane.clip(0, 255).astype(np.uint8)))
     return Image.merge("YCbCr", planes)
 
 
@@ -127,17 +148,17 @@ def jpeg(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def synthesise(size: str, output: Path) -> Path:
-    """Stand-ins in Imagenette's layout, as large as its JPEGs in pixels and in bytes."""
-    target = output / f"imagenette2-{size}-synthetic"
-    if there(target):
+def generate(args: argparse.Namespace) -> Path:
+    """Images in Imagenette's layout, as large as its JPEGs in pixels and in bytes."""
+    target = args.output / f"imagenette2-{args.size}-synthetic"
+    if is_there(target):
         return target
-    width, height, target_bytes = SYNTHETIC[size]
+    width, height, size = SYNTHETIC[args.size]
     generator = np.random.default_rng(0)
     sample = photograph(generator, width, height)
-    quality = min(range(5, 96), key=lambda q: abs(len(jpeg(sample, q)) - target_bytes))
-    with tempfile.TemporaryDirectory(dir=output, prefix="imagenette2-making-") as scratch:
-        ready = Path(scratch) / "ready"
+    quality = min(range(5, 96), key=lambda quality: abs(len(jpeg(sample, quality)) - size))
+    with tempfile.TemporaryDirectory(dir=args.output, prefix=UNFINISHED) as scratch:
+        ready = Path(scratch, "ready")
         for split, count in SYNTHETIC_COUNTS.items():
             for wnid in WNIDS:
                 folder = ready / split / wnid
@@ -149,27 +170,35 @@ def synthesise(size: str, output: Path) -> Path:
     return target
 
 
+def check_split(folder: Path) -> tuple[int, set[tuple[int, int]]]:
+    """Check the ten classes of train or val; how many images there are, and some of their sizes."""
+    if sorted(path.name for path in folder.glob("*") if path.is_dir()) != WNIDS:
+        raise DataError(f"{folder} does not have Imagenette's ten classes: remove it")
+    count, sizes = 0, set()
+    for wnid in WNIDS:
+        images = sorted((folder / wnid).glob("*.JPEG"))
+        if not images:
+            raise DataError(f"{folder / wnid} holds no JPEG: remove {folder.parent}")
+        count += len(images)
+        sizes |= {Image.open(path).size for path in images[:6]}
+    return count, sizes
+
+
 def label_of(folder: Path) -> str:
-    """Check the ten classes and count the images; say exactly what they are, as a label."""
+    """Check what is there, and say exactly what it is, as a label."""
     counts, sizes = {}, set()
     for split in COUNTS:
-        classes = sorted(path.name for path in (folder / split).glob("*") if path.is_dir())
-        if classes != WNIDS:
-            raise DataError(f"{folder / split} does not have Imagenette's ten classes: remove it")
-        images = [sorted((folder / split / wnid).glob("*.JPEG")) for wnid in WNIDS]
-        for wnid, found in zip(WNIDS, images, strict=True):
-            if not found:
-                raise DataError(f"{folder / split / wnid} holds no JPEG: remove {folder}")
-            sizes.update(Image.open(path).size for path in found[:6])
-        counts[split] = sum(map(len, images))
+        counts[split], some = check_split(folder / split)
+        sizes |= some
     if "-synthetic" in folder.name:
         return f"{folder.name} (stand-in, not Imagenette)"
+    shortest = {min(size) for size in sizes}
     kind = "full size"
-    if len({min(size) for size in sizes}) == 1:
-        kind = "resized" if len(sizes) == 1 else f"shortest side {min(sizes.pop())}"
-    total = sum(COUNTS.values())
-    part = "" if counts == COUNTS else f", {sum(counts.values())} of {total} images"
-    return f"{folder.name} ({kind}{part})"
+    if len(shortest) == 1:
+        kind = "resized" if len(sizes) == 1 else f"shortest side {shortest.pop()}"
+    if counts != COUNTS:
+        kind += f", {sum(counts.values())} of {sum(COUNTS.values())} images"
+    return f"{folder.name} ({kind})"
 
 
 def main() -> None:
@@ -177,9 +206,9 @@ def main() -> None:
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         if args.source:
-            folder = take(args.source, args.output, args.images)
+            folder = take(args)
         else:
-            folder = (synthesise if args.synthetic else download)(args.size, args.output)
+            folder = generate(args) if args.synthetic else download(args)
         label = label_of(folder)
         (folder / "label.txt").write_text(label + "\n")
     except DataError as error:

@@ -24,9 +24,37 @@ import torchvision
 from torch.nn.functional import cross_entropy
 
 GIB = 2**30
-BATCHES, GPUS = (16, 32, 48, 64, 96, 128, 256), (1, 2, 3)
-WAYS = {"plain": ("fp32", "skip"), "bf16": ("bf16", "skip"),
-        "micro-batches": ("fp32", "accumulate"), "recomputation": ("fp32", "checkpoint")}
+BATCHES = [16, 32, 48, 64, 96, 128, 256]
+GPUS = [1, 2, 3]
+
+
+class CardInUse(Exception):
+    """A batch that the card could hold, if others did not use it now."""
+
+
+class Card(NamedTuple):
+    bytes: float  # that a rank may ever take
+    free: float  # of these, now
+
+
+class Task(NamedTuple):
+    """What decides how much memory a rank's step needs."""
+
+    model: str
+    images: int  # of the rank
+    size: int = 224  # pixels per side
+    precision: str = "fp32"
+    micro_batches: int = 1
+    checkpoint: bool = False  # recompute DenseNet's concatenations
+
+
+# Ways to need less, and what each starts from: a task, and what it does if that does not fit.
+WAYS = {
+    "plain": ("fp32", "skip"),
+    "bf16": ("bf16", "skip"),
+    "micro-batches": ("fp32", "accumulate"),
+    "recomputation": ("fp32", "checkpoint"),
+}
 
 
 class Memory(NamedTuple):
@@ -44,100 +72,126 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-@functools.lru_cache
-def predict_memory(
-    model: str, images: int, size: int, precision: str, micro_batches: int, checkpoint: bool
-) -> Memory:
-    """What a rank with so many images of size x size pixels will hold at its peak, in bytes.
+class SavedTensors:
+    """The distinct storages that autograd saves for the backward pass, parameters aside."""
 
-    Activations: the distinct storages that autograd saves, parameters aside. The allowance, for
-    workspaces and gradients in flight: the largest of them, or what recomputing a concatenation
-    (three times its size) takes beyond what is saved, when later layers' have been freed. SGD
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.recomputed = [0]  # bytes at the peak of recomputing a concatenation
+        self.fixed = set()
+        for tensor in itertools.chain(network.parameters(), network.buffers()):
+            self.fixed.add(tensor.untyped_storage()._cdata)
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self.storages[storage._cdata] = storage
+        return tensor
+
+    def keep_inputs(self, _: torch.nn.Module, inputs: tuple) -> None:
+        """Before a dense layer: recomputation keeps the features that the layer concatenates, and
+        the concatenation takes three times their size."""
+        features = sum(self.keep(feature).untyped_storage().nbytes() for feature in inputs[0])
+        self.recomputed.append(3 * features + sum(self.sizes()))
+
+    def sizes(self) -> list[int]:
+        return [storage.nbytes() for key, storage in self.storages.items() if key not in self.fixed]
+
+
+@functools.lru_cache
+def predict_memory(task: Task) -> Memory:
+    """What a rank will hold at its peak, in bytes.
+
+    The allowance, for workspaces and gradients in flight, is the largest saved tensor, or what
+    recomputing a concatenation takes beyond what is saved, when later layers' have been freed. SGD
     without momentum has no state.
     """
-    images = -(-images // micro_batches)
-    dtype = {"bf16": torch.bfloat16}.get(precision, torch.float32)
-    settings = {"memory_efficient": True} if checkpoint else {}
+    images = -(-task.images // task.micro_batches)
+    dtype = torch.bfloat16 if task.precision == "bf16" else torch.float32
+    settings = {"memory_efficient": True} if task.checkpoint else {}
     with torch.device("meta"):
-        network = torchvision.models.get_model(model, num_classes=10, **settings)
-        batch = torch.empty(images, 3, size, size)
+        network = torchvision.models.get_model(task.model, num_classes=10, **settings)
+        batch = torch.empty(images, 3, task.size, task.size)
         labels = torch.empty(images, dtype=torch.int64)
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
     # CPU autocast does nothing on meta tensors: for bf16, model and input are cast instead.
-    network, saved, anew = network.to(dtype), {}, [0]
-    fixed = itertools.chain(network.parameters(), network.buffers())
-    fixed = {tensor.untyped_storage()._cdata for tensor in fixed}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
-        return tensor
-
-    def keep_inputs(_: torch.nn.Module, inputs: tuple) -> None:
-        features = sum(keep(feature).untyped_storage().nbytes() for feature in inputs[0])
-        anew.append(3 * features + sum(s.nbytes() for k, s in saved.items() if k not in fixed))
-
-    if checkpoint:  # recomputation keeps the features that a layer concatenates
+    network = network.to(dtype)
+    saved = SavedTensors(network)
+    if task.checkpoint:
         for name, module in network.named_modules():
             if "denselayer" in name.split(".")[-1]:
-                module.register_forward_pre_hook(keep_inputs)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                module.register_forward_pre_hook(saved.keep_inputs)
+    with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
         cross_entropy(network(batch.to(dtype)), labels)
-    sizes = [storage.nbytes() for key, storage in saved.items() if key not in fixed]
-    cast = parameters // 2 if precision == "bf16" else 0  # autocast's copies of the weights
+    sizes = saved.sizes()
+    # Autocast keeps copies of the weights in bf16, half as large.
+    cast = parameters // 2 if task.precision == "bf16" else 0
     return Memory(
-        activations=sum(sizes), parameters=parameters + cast, gradients=parameters,
-        buckets=parameters, inputs=batch.numel() * batch.element_size(),
-        allowance=max(max(sizes), max(anew) - sum(sizes)),
+        activations=sum(sizes),
+        parameters=parameters + cast,
+        gradients=parameters,
+        buckets=parameters,
+        inputs=batch.numel() * batch.element_size(),
+        allowance=max(max(sizes), max(saved.recomputed) - sum(sizes)),
     )
 
 
-def find_fit(
-    model: str, batch: int, ranks: int, size: int, precision: str, micro_batches: int,
-    checkpoint: bool, on_oom: str, available: float,
-) -> tuple[int, int, bool]:
-    """Bytes needed by the largest rank, micro-batches and recomputation: as given if that fits into
-    the available bytes, else by the way that on_oom names (skip, accumulate, checkpoint)."""
-    images, fewest = -(-batch // ranks), batch // ranks  # no rank has an empty micro-batch
+def find_fit(task: Task, fewest: int, on_oom: str, available: float) -> tuple[int, Task]:
+    """Bytes needed, and the task that needs them: as given if that fits into the available bytes,
+    else by the way that on_oom names. fewest: images of the smallest rank, none of whose
+    micro-batches may be empty."""
     while True:
-        need = predict_memory(model, images, size, precision, micro_batches, checkpoint).total
-        if need > available and on_oom == "checkpoint" and not checkpoint:
-            checkpoint = True
-        elif need > available and on_oom == "accumulate" and micro_batches < fewest:
-            micro_batches += 1
+        need = predict_memory(task).total
+        if need > available and on_oom == "checkpoint" and not task.checkpoint:
+            task = task._replace(checkpoint=True)
+        elif need > available and on_oom == "accumulate" and task.micro_batches < fewest:
+            task = task._replace(micro_batches=task.micro_batches + 1)
         else:
-            return need, micro_batches, checkpoint
+            return need, task
 
 
-def fit_batch(args: argparse.Namespace, ranks: int, available: float) -> int:
+def fit_batch(args: argparse.Namespace, ranks: int, card: Card) -> int:
     """Choose micro-batches and recomputation by prediction, alike on all ranks, or give up.
 
     Returns the predicted bytes of the largest rank; args.micro_batches and args.checkpoint are set.
+    Raises CardInUse if the batch would fit a card that others do not use.
     """
-    need, *fit = find_fit(args.model, args.batch_size, ranks, args.image_size, args.precision,
-                          args.micro_batches, args.checkpoint, args.on_oom, available)
-    if need > available:
-        give_up(args, need, available, "predicted before the run")
-    fit = torch.tensor(fit, dtype=torch.int64)
+    task = Task(
+        args.model,
+        -(-args.batch_size // ranks),
+        args.image_size,
+        args.precision,
+        args.micro_batches,
+        args.checkpoint,
+    )
+    need, task = find_fit(task, args.batch_size // ranks, args.on_oom, card.bytes)
+    if need > card.bytes:
+        give_up(args, need, card.bytes, "predicted before the run")
+    if need > card.free:
+        raise CardInUse(
+            f"needs {need / GIB:.1f} GiB, of which {card.free / GIB:.1f} are free now: other "
+            "processes use this GPU"
+        )
+    fit = torch.tensor([task.micro_batches, int(task.checkpoint)])
     dist.all_reduce(fit, op=dist.ReduceOp.MAX)
     args.micro_batches, args.checkpoint = int(fit[0]), bool(fit[1])
     return need
 
 
-def limit_memory(args: argparse.Namespace) -> float:
-    """Bytes that this rank may take; with --memory-limit those of the smaller card.
+def card_memory(args: argparse.Namespace) -> Card:
+    """What this rank may take of its card; with --memory-limit, of the smaller one.
 
-    What the process holds outside the allocator (context, libraries) counts against the limit.
+    What is outside torch's allocator (the context, libraries) counts against the limit.
     """
     limit = float("inf") if args.memory_limit is None else args.memory_limit * GIB
     if args.device == "cpu":
-        return limit
+        return Card(limit, limit)
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     if limit >= total:
-        return free
+        return Card(total, free)
     outside = total - free - torch.cuda.memory_reserved()
     torch.cuda.set_per_process_memory_fraction(max(0.0, (limit - outside) / total))
-    return min(limit - outside, free)
+    return Card(limit - outside, min(limit - outside, free))
 
 
 def give_up(args: argparse.Namespace, need: float, available: float, step: str) -> None:
@@ -146,17 +200,29 @@ def give_up(args: argparse.Namespace, need: float, available: float, step: str) 
     No collective: the other ranks may sit in an all-reduce, where a further one would pair with
     their gradients or hang. torchrun ends them when it sees this rank's exit status.
     """
-    rank, ranks = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank = os.environ.get("RANK", "0")
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     reason = f"needs {need / GIB:.1f} of {available / GIB:.1f} GiB"
-    word, kind, parts = {"reason": reason, "step": step}, ".skip", 2 * args.micro_batches
+    word, suffix = {"reason": reason, "step": step}, ".skip"
+    parts = 2 * args.micro_batches
     # What the prediction refuses was tried in all micro-batches.
     if args.on_oom == "accumulate" and need <= available and parts <= args.batch_size // ranks:
-        word, kind = {"reason": step, "options": f"--micro-batches {parts}"}, ".retry"
+        word, suffix = {"reason": step, "options": f"--micro-batches {parts}"}, ".retry"
     part = args.output.with_suffix(f".tmp{rank}")
     part.write_text(json.dumps(word))
-    part.rename(args.output.with_suffix(kind))
+    part.rename(args.output.with_suffix(suffix))
     os.write(2, f"error: does not fit: {reason} per GPU ({step}): see --on-oom\n".encode())
     os._exit(1)
+
+
+def need_by_gpus(args: argparse.Namespace, way: str, batch: int) -> dict[int, float]:
+    """GiB per GPU of a batch, by the number of GPUs."""
+    precision, on_oom = WAYS[way]
+    needs = {}
+    for gpus in GPUS:
+        task = Task(args.model, -(-batch // gpus), args.image_size, precision)
+        needs[gpus] = find_fit(task, batch // gpus, on_oom, args.gpu_memory * GIB)[0] / GIB
+    return needs
 
 
 def main() -> None:
@@ -167,23 +233,25 @@ def main() -> None:
     parser.add_argument("--model", default="densenet121", choices=names, metavar="NAME")
     parser.add_argument("--output", type=Path, help="CSV file to write the same numbers to")
     args = parser.parse_args()
-    rows, card = [], args.gpu_memory * GIB
-    for way, (precision, on_oom) in WAYS.items():
-        if on_oom == "checkpoint" and not args.model.startswith("densenet"):
+    rows = []
+    for way in WAYS:
+        if way == "recomputation" and not args.model.startswith("densenet"):
             continue
-        print(f"{way}: predicted GiB per GPU on {', '.join(map(str, GPUS))} GPUs, of "
-              f"{args.gpu_memory} GiB; fewest GPUs that the batch fits on")
+        print(
+            f"{way}: predicted GiB per GPU on {', '.join(map(str, GPUS))} GPUs, of "
+            f"{args.gpu_memory} GiB; fewest GPUs that the batch fits on"
+        )
         for batch in BATCHES:
-            needs = [find_fit(args.model, batch, gpus, args.image_size, precision, 1, False, on_oom,
-                              card)[0] for gpus in GPUS]
-            pairs = list(zip(GPUS, needs, strict=True))
-            rows += [(way, batch, gpus, need / GIB) for gpus, need in pairs]
-            fewest = min((gpus for gpus, need in pairs if need <= card), default="more than 3")
-            print(f"{batch:7d}" + "".join(f"{need / GIB:9.2f}" for need in needs), "  ", fewest)
+            needs = need_by_gpus(args, way, batch)
+            rows += [(way, batch, gpus, need) for gpus, need in needs.items()]
+            fits = [gpus for gpus, need in needs.items() if need <= args.gpu_memory]
+            columns = "".join(f"{need:9.2f}" for need in needs.values())
+            print(f"{batch:7d}{columns}   ", min(fits, default="more than 3"))
     if args.output:
         with args.output.open("w", newline="") as file:
-            head = ("way", "batch_size", "num_devices", "predicted_gib")
-            csv.writer(file, lineterminator="\n").writerows([head, *rows])
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["way", "batch_size", "num_devices", "predicted_gib"])
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

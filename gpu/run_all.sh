@@ -28,20 +28,20 @@ export PYTHON="${PYTHON:-$(command -v "$here/../.venv/bin/python" || echo python
 dry=() status=0
 [[ $MINUTES =~ ^[1-9][0-9]*$ ]] || { echo "error: MINUTES: expected an integer >= 1" >&2; exit 2; }
 
-# Run a command for what is left of the time, 20 s aside in which a sweep ends in order.
-run() {
-  local left=$((60 * MINUTES - SECONDS - 20)) code=0
-  ((left > 0)) || out_of_time
-  setpriv --pdeathsig TERM timeout --foreground --signal=INT --kill-after=20 "$left" \
-    env "$@" "${dry[@]}" || code=$?
-  ((code != 124 && code != 137)) || out_of_time
-  ((code < 128 && code != 2)) || exit "$code" # stopped; or nothing can run, and that was said
-  ((code == 0)) || status=1
-}
-
 out_of_time() {
   echo "stopped in stage $stage after $((SECONDS / 60)) of $MINUTES minutes: call it again for the rest"
   exit 3
+}
+
+# Run a command with these variables and MINUTES, what is left of the time: a sweep ends itself then.
+run() {
+  local left=$((60 * MINUTES - SECONDS)) code=0
+  ((left > 0)) || out_of_time
+  left=$(awk -v seconds="$left" 'BEGIN { printf "%.2f", seconds / 60 }')
+  setpriv --pdeathsig TERM env MINUTES="$left" "$@" "${dry[@]}" || code=$?
+  ((code != 3 && code != 124)) || out_of_time
+  ((code < 128 && code != 2)) || exit "$code" # stopped; or nothing can run, and that was said
+  ((code == 0)) || status=1
 }
 
 gpus() { run OPTIONS="$OPTIONS" "$@" "$here/run_gpu_experiments.sh"; }
@@ -68,7 +68,8 @@ for stage in $STAGES; do
       if ((${#dry[@]})); then
         echo "the tests that need a GPU: about 2 minutes"
       elif "$PYTHON" -c "import pytest" 2>/dev/null; then
-        run "$PYTHON" -m pytest -q -rs "$here/../tests/test_gpu.py" -k on_a_gpu
+        run timeout --foreground --signal=INT "$((60 * MINUTES - SECONDS + 1))" \
+          "$PYTHON" -m pytest -q -rs "$here/../tests/test_gpu.py" -k on_a_gpu
       else
         echo "left out: there is no pytest"
       fi

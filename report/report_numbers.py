@@ -1,10 +1,9 @@
-"""Every number and table row that report.tex asks for, looked up in what the plots wrote.
+"""Every number and table row that report.tex asks for, looked up in the tables of the plots.
 
     python report_numbers.py      # writes numbers.tex; ends with a line if a name is unknown
 
-report.tex names a number by folder, configuration and quantity: \\num{cpu/most/rate}, or \\val for
-a median with its interval. A configuration is `fewest` or `most` (the ends of the main series),
-`machine`, or what the functions below name; tables are \\num{rows/...}.
+report.tex names a number by its table, the keys of its row and its column:
+\\num{memory/price/price-us}, or \\val for a median with its interval; tables are \\num{rows/...}.
 """
 
 import hashlib
@@ -16,217 +15,202 @@ import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "common"))
-import figures as f  # noqa: E402  (found on the path of the line before)
-import results as r  # noqa: E402
+import results  # noqa: E402  (found on the path of the line before)
+from tables import interval_text  # noqa: E402
 
 CPU = HERE.parent / "cpu"
-STUDIES = CPU / "studies"
-FOLDERS = {  # name: figures, rows
-    "cpu": (CPU / "cpu_plots", CPU / "cpu_run"),
-    "original": (STUDIES / "original_protocol" / "plots", STUDIES / "original_protocol" / "runs"),
-    "variants": (STUDIES / "variants" / "plots", STUDIES / "variants" / "runs"),
-    "network": (STUDIES / "network" / "plots", STUDIES / "network" / "runs"),
-    "shares": (STUDIES / "shares" / "plots", STUDIES / "shares" / "runs"),
+TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/plots/network.csv
+    "cpu/summary": ["series", "num_devices", "mode"],
+    "cpu/bounds": ["series", "num_devices", "bound"],
+    "cpu/occasions": ["series", "occasion"],
+    "cpu/waiting": ["series"],
+    "limit/contention": ["what"],
+    "limit/roofline": ["memory", "type"],
+    "limit/verdict": [],
+    "loading/summary": ["dataset", "loader", "read_from"],
+    "memory/price": [],
+    "memory/verdict": ["what", "memory"],
+    "network/all_reduce": ["network", "ranks", "bytes"],
+    "network/network": ["network", "setting", "num_devices"],
+    "original_protocol/protocol": [],
+    "original_protocol/summary": ["loader", "num_devices"],
+    "scaling/inputs": ["input"],
+    "scaling/summary": ["configurations"],
+    "shares/budget": ["num_devices"],
+    "shares/controls": ["num_devices"],
+    "shares/curve": ["kind", "num_devices"],
+    "shares/periods": ["period_ms"],
+    "shares/stragglers": ["part"],
+    "single_process/settings": ["setting"],
+    "variants/copies": ["memory"],
+    "variants/factors": ["factor"],
+    "variants/gains": ["occasion"],
+    "variants/learning": [],
+    "variants/variants": ["variant"],
+}
+TERM_NAMES = {
+    "slowed_backward": "slowed backward",
+    "ddp": "DDP's own work",
+    "transfer": "exposed transfer",
 }
 ASKED = re.compile(r"\\(num|val)\{([^}#]*)\}")
+TEX = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | dict.fromkeys("\\~^\n\r", " "))
 
 
-def slug(text: str) -> str:
-    """A series' name as a part of a number's: batch 32, memory kept -> batch_32_memory_kept."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+def slug(text: object) -> str:
+    """A part of a number's name: batch 32, memory kept -> batch-32-memory-kept."""
+    return re.sub(r"[^a-z0-9]+", "-", str(text).removesuffix(".0").lower()).strip("-")
 
 
-def sweep_numbers(name: str) -> dict[str, object]:
-    """The machine of a sweep, and the ends of each of its series, of which the main one has no
-    name: each column by its name."""
-    plots, rows = FOLDERS[name]
-    numbers = {f"machine/{k}": str(v) for k, v in r.read_environment(rows).items()}
-    table = pd.read_csv(plots / "summary.csv", keep_default_na=False, na_values=[""])
-    ratios = r.paired_ratios(r.run_table(r.read_results(*r.occasions_of(rows))[0]))
-    ddp = table[table["mode"] == "ddp"]
-    series = {f"{slug(text)}/": own for text, own in ddp.groupby("series")}
-    for prefix, own in (series | {"": r.main_series(table)}).items():
-        for end, place in (("fewest", 0), ("most", -1)):
-            row = own.iloc[place].to_dict()
-            row |= {f"{part}_percent": 100 * row[part] / row["step_time"] for part in r.PARTS}
-            row["cold_ratio"] = row["cold_step_time"] / row["step_time"]
-            for _, pair in ratios.iterrows():
-                if (pair["series"], pair["num_devices"]) == (row["series"], row["num_devices"]):
-                    row |= {f"{pair['bound']}_{k}": pair[k] for k in pair.index}
-            numbers |= {f"{prefix}{end}/{k}": v for k, v in row.items()}
-    return {f"{name}/{k}": v for k, v in numbers.items()}
+def read_table(name: str) -> pd.DataFrame:
+    """A table by the name of its study and its own."""
+    study, table = name.split("/")
+    folder = CPU / "cpu_plots" if study == "cpu" else CPU / "studies" / study / "plots"
+    return pd.read_csv(folder / f"{table}.csv", keep_default_na=False, na_values=[""])
 
 
-def named_rows(prefix: str, path: Path, *keys: str) -> dict[str, object]:
-    """Each value of a table, named by its row's keys and its column."""
-    def part(key: object) -> str:
-        return slug(str(key).removesuffix(".0"))
-    return {"/".join([prefix, *(part(row[key]) for key in keys), name]): value
-            for _, row in pd.read_csv(path).iterrows() for name, value in row.items()}
-
-
-def study_numbers() -> dict[str, object]:
-    """Waiting and occasions; the price of a page fault, and what faults explain; roofs and
-    contention; single processes; loading."""
-    memory, limit, single, loading = (STUDIES / name / "plots" for name in
-                                      ("memory", "limit", "single_process", "loading"))
-    days = pd.read_csv(CPU / "cpu_plots" / "occasions.csv")
-    main = r.main_series(days.assign(mode="ddp"))["series"].iloc[0]
-    rates = days[(days["series"] == main) & (days["occasion"] != "together")]["rate"]
-    best = pd.read_csv(single / "settings.csv").iloc[-1]
-    return {
-        **named_rows("cpu/waiting", CPU / "cpu_plots" / "waiting.csv", "series"),
-        "cpu/occasions/spread": rates.max() / rates.min(), "cpu/occasions/number": len(rates),
-        **named_rows("loading", loading / "summary.csv", "dataset", "loader", "read_from"),
-        **named_rows("memory", memory / "price.csv"),
-        **named_rows("memory/verdict", memory / "verdict.csv", "what", "memory"),
-        **named_rows("limit", limit / "roofline.csv", "memory", "type"),
-        **named_rows("limit", limit / "verdict.csv"),
-        **named_rows("limit/contention", limit / "contention.csv", "what"),
-        **{f"single/best/{name}": value for name, value in best.items()},
-    }
-
-
-def shares_numbers() -> dict[str, object]:
-    """The curve over time-sliced devices by kind of scaling and number of devices; its controls,
-    budget, stragglers and throttling periods."""
-    folder, rows = FOLDERS["shares"]
-    table = pd.read_csv(folder / "summary.csv")
-    table = table[(table["mode"] != "single_process") & (table["model"] == "densenet121")
-                  & table["options"].isna() & table["cpu_share"].notna()]
-    kind = table["scaling"].where(table["mode"] == "ddp", "alone")
-    curve = {f"shares/{kind[index]}/{row['num_devices']}/{name}": value
-             for index, row in table.iterrows() for name, value in row.items()}
-    machine, most = r.read_environment(rows), pd.read_csv(folder / "budget.csv").iloc[-1]
-    period = float(machine["cpu_period_ms"]) / 1000
-    return curve | {
-        **{f"shares/most/{term}": r.term_text(most, term, period) for term in r.TERMS},
-        **{f"shares/machine/{k}": str(v) for k, v in machine.items()},
-        **named_rows("shares/controls", folder / "controls.csv", "num_devices"),
-        **named_rows("shares/late", folder / "stragglers.csv", "part"),
-        **named_rows("shares/period", folder / "periods.csv", "period_ms"),
-        "shares/split/7": 32 / -(-32 // 7),
-    }
-
-
-def variants_numbers() -> dict[str, object]:
-    """The slowest and the fastest setting, the factors, DDP's copy of gradients, the losses."""
-    folder = FOLDERS["variants"][0]
-    table = pd.read_csv(folder / "variants.csv")
-    plain = table["variant"].str.startswith("plain")
-    ends = {"plain": table[plain].iloc[0], "fast": table.iloc[-1]}
-    return {
-        **{f"variants/{name}/{k}": v for name, row in ends.items() for k, v in row.items()},
-        **named_rows("variants", folder / "factors.csv", "factor"),
-        **named_rows("variants/copy", folder / "copies.csv", "memory"),
-        **named_rows("variants/gains", folder / "gains.csv", "occasion"),
-        **named_rows("variants/learning", folder / "learning.csv"),
-    }
-
-
-def network_numbers() -> dict[str, object]:
-    """By link, setting and hosts; of the all-reduce alone, also GB/s and microseconds. The model's
-    inputs and errors."""
-    folder = FOLDERS["network"][0]
-    alone = named_rows("network/alone", folder / "all_reduce.csv", "network", "ranks", "bytes")
-    for name in list(alone):
-        for column, new, unit in (("bus_bandwidth", "bus_gb", 1e9),
-                                  ("message", "message_us", 1e-6)):
-            if column in name:
-                alone[name.replace(column, new)] = alone[name] / unit
-    inputs = pd.read_csv(HERE / "scaling_inputs.csv").set_index("input")["value"]
-    missed = inputs[inputs.index.str.startswith("missed by the law")]
-    missed.index = missed.index.str.removeprefix("missed by the law of ")
-    return alone | {
-        **named_rows("network", folder / "network.csv", "network", "setting", "num_devices"),
-        **named_rows("scaling/summary", HERE / "scaling_summary.csv", "configurations"),
-        **{f"scaling/missed/{slug(law)}": value for law, value in missed.items()},
-        "scaling/law": missed.idxmin(), "scaling/constant": inputs["missed by a constant"],
-    }
+def table_numbers() -> dict[str, object]:
+    """Each value of each table, by its name."""
+    numbers = {}
+    for table, keys in TABLES.items():
+        for _, row in read_table(table).iterrows():
+            prefix = "/".join([slug(part) for part in [*table.split("/"), *row[keys]]])
+            # Smaller units, for what a reader would not want in s and bytes/s.
+            for end in results.ENDS:
+                row[f"message_us{end}"] = 1e6 * row.get(f"message{end}", 0)
+                row[f"bus_gb{end}"] = row.get(f"bus_bandwidth{end}", 0) / 1e9
+            for column, value in row.items():
+                numbers[f"{prefix}/{slug(column)}"] = value
+    return numbers
 
 
 def other_numbers() -> dict[str, object]:
-    """Errors of the clocks; how the original study's protocol reads on this machine."""
+    """The machine; errors of the clocks; what sessions and splits are."""
+    numbers = {"fingerprint": fingerprint(), "shares/split/7": 32 / -(-32 // 7)}
+    for name, folder in (("cpu", CPU / "cpu_run"), ("shares", CPU / "studies" / "shares" / "runs")):
+        for key, value in results.read_environment(folder).items():
+            numbers[f"{name}/machine/{slug(key)}"] = str(value)
     truth = pd.read_csv(HERE / "clock_truth.csv")
+    for part, seconds in results.clock_resolution(truth).items():
+        numbers[f"clock/resolution/{part}"] = 1000 * seconds
     long = truth[truth["slept_s"] == truth["slept_s"].max()]
     errors = (1000 * (long["found_s"] - long["slept_s"])).abs()
-    table = pd.read_csv(FOLDERS["original"][0] / "summary.csv")
-    here = r.main_series(table[table["loader"] == "tensor"]).iloc[-1]
-    runs = r.run_table(r.read_results(FOLDERS["original"][1])[0])
-    runs = runs[(runs["num_devices"] == here["num_devices"]) & (runs["loader"] == "pil")]
-    over = {n: 100 * (32 / (32 // n * n) - 1) for n in range(1, 9)}
-    return {f"clock/resolution/{part}": 1000 * s for part, s in r.clock_resolution().items()} | {
-        "clock/places": long["slept_in"].nunique(), "clock/slept": 1000 * long["slept_s"].max(),
-        "clock/median": errors.median(), "clock/largest": errors.max(),
-        "protocol/devices": here["num_devices"],
-        "protocol/cold_to_steady": here["cold_step_time"] / here["step_time"],
-        "protocol/mean_gain": 100 * (runs["step_time"] / runs["original_time"] - 1).median(),
-        "protocol/remainder": max(over.values()),
-        "protocol/remainder_ranks": ", ".join(str(n) for n, share in over.items() if share),
-        "fingerprint": fingerprint(),
-    }
+    numbers |= {"clock/places": long["slept_in"].nunique(), "clock/largest": errors.max()}
+    numbers |= {"clock/slept": 1000 * long["slept_s"].max(), "clock/median": errors.median()}
+    sessions = read_table("cpu/occasions").query("occasion != 'together'")
+    series = results.main_series(sessions.assign(mode="ddp"))["series"].iloc[0]
+    rates = sessions[sessions["series"] == series]["rate"]
+    numbers |= {"cpu/sessions": len(rates), "cpu/spread": rates.max() / rates.min()}
+    over = {ranks: 100 * (32 / (32 // ranks * ranks) - 1) for ranks in range(1, 9)}
+    uneven = [str(ranks) for ranks, share in over.items() if share]
+    return numbers | {"remainder/most": max(over.values()), "remainder/ranks": ", ".join(uneven)}
 
 
-def table_rows() -> dict[str, str]:
+# ---- rows of tables
+
+
+def tex_rows(rows: list[list[object]]) -> str:
+    """Lines of a LaTeX table, harmless whatever the cells hold."""
+    lines = []
+    for row in rows:
+        cells = [str(cell).translate(TEX) for cell in row]
+        lines.append(" & ".join(cells) + " \\\\\n")
+    return "".join(lines)
+
+
+def rows_of(table: str, plain: list[str], measured: list[str]) -> list[list[object]]:
+    """Some columns of a table: as they are, and with their intervals."""
+    rows = []
+    for _, row in read_table(table).iterrows():
+        cells = [interval_text(row, name) for name in measured]
+        rows.append([*row[plain], *cells])
+    return rows
+
+
+def cpu_rows() -> list[list[object]]:
+    """A line for each series: runs, rates on the fewest and the most cores, speed-up."""
+    rows = []
+    ddp = read_table("cpu/summary").query("mode == 'ddp'")
+    for series, own in ddp.groupby("series", sort=False):
+        few, most = own.iloc[0], own.iloc[-1]
+        rates = [interval_text(few, "rate"), interval_text(most, "rate")]
+        rows.append([series, most["runs"], *rates, interval_text(most, "speedup")])
+    return rows
+
+
+def budget_rows() -> list[list[object]]:
+    """A line for each term of the loss budget, a column for each series. What the clock does not
+    resolve is not printed."""
+    budget = read_table("cpu/budget")
+    resolution = results.clock_resolution(pd.read_csv(HERE / "clock_truth.csv"))
+    heads = [f"{row['series']} ({row['step_time']:.2f} s)" for _, row in budget.iterrows()]
+    rows: list[list[object]] = [["term", *heads]]
+    for term in results.TERMS:
+        part = "communication" if term in ("ddp", "transfer", "waiting") else "backward"
+        cells = []
+        for _, row in budget.iterrows():
+            resolved = abs(row[term]) >= resolution[part]
+            text = f"{interval_text(row, f'{term}_percent', 1)} %"
+            cells.append(text if resolved else "not resolved")
+        rows.append([TERM_NAMES.get(term, term), *cells])
+    return rows
+
+
+def all_rows() -> dict[str, str]:
     """The rows of the report's tables."""
-    cpu, budget = (pd.read_csv(CPU / "cpu_plots" / f"{name}.csv") for name in
-                   ("summary", "budget"))
-    factors, verdict, networks = (pd.read_csv(STUDIES / name) for name in (
-        "variants/plots/factors.csv", "memory/plots/verdict.csv", "networks/plots/networks.csv"))
-    claims, text = pd.read_csv(HERE / "claims.csv"), r.interval_text
-    series = [own.sort_values("num_devices") for _, own in cpu[cpu["mode"] == "ddp"].groupby(
-        "series", sort=False)]
-    tables = {
-        "cpu": [[own["series"].iloc[0], own["runs"].iloc[-1], text(own.iloc[0], "rate"),
-                 text(own.iloc[-1], "rate"), text(own.iloc[-1], "speedup")] for own in series],
-        "budget": [[f.NAMES.get(term, term), *(r.term_text(row, term)
-                                               for _, row in budget.iterrows())]
-                   for term in r.TERMS],
-        "budget-head": [["term", *(f"{row['series']} ({row['step_time']:.2f} s)"
-                                   for _, row in budget.iterrows())]],
-        "verdict": [[row["what"], row["memory"], *(text(row, name) for name in (
-                     "difference", "faults", "left"))] for _, row in verdict.iterrows()],
-        "factors": [[row["factor"], *(text(row, kind) for kind in ("alone", "mean", "last"))]
-                    for _, row in factors.iterrows()],
-        "networks": [[row["model"], *(text(row, name) for name in (
-                      "rate_glibc", "kept_one", "kept_most", "speedup_glibc", "speedup_kept"))]
-                     for _, row in networks.iterrows()],
-        "claims": [list(row) for _, row in claims.iterrows()],
+    head, *budget = budget_rows()
+    networks = ["rate_glibc", "kept_one", "kept_most", "speedup_glibc", "speedup_kept"]
+    explained = ["difference", "faults", "left"]
+    rows = {
+        "cpu": cpu_rows(),
+        "budget-head": [head],
+        "budget": budget,
+        "verdict": rows_of("memory/verdict", ["what", "memory"], explained),
+        "factors": rows_of("variants/factors", ["factor"], ["alone", "mean", "last"]),
+        "networks": rows_of("networks/networks", ["model"], networks),
+        "claims": pd.read_csv(HERE / "claims.csv").to_numpy().tolist(),
     }
-    return {f"rows/{name}": f.tex_rows(rows) for name, rows in tables.items()}
+    return {f"rows/{name}": tex_rows(own) for name, own in rows.items()}
+
+
+# ---- the file
 
 
 def fingerprint() -> str:
     """Of all that the report is made from: a PDF that shows another one is out of date."""
-    sources = [*CPU.rglob("plots/*.csv"), *(CPU / "cpu_plots").glob("*.csv"),
-               *HERE.glob("scaling*.csv"), *(HERE / name for name in (
-                   "report.tex", "references.bib", "clock_truth.csv", "claims.csv"))]
+    sources = [*CPU.rglob("plots/*.csv"), *(CPU / "cpu_plots").glob("*.csv")]
+    for name in ("report.tex", "references.bib", "clock_truth.csv", "claims.csv"):
+        sources.append(HERE / name)
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
+def number_text(value: object) -> str:
+    """Three significant digits, or all of them before the point."""
+    if not isinstance(value, float):
+        return str(value).translate(TEX)
+    digits = f"{value:#.3g}".removesuffix(".")
+    if value.is_integer() or abs(value) >= 1000:
+        return f"{float(digits):,.0f}"
+    return digits
+
+
 def main() -> None:
     try:
-        numbers = sweep_numbers("cpu") | sweep_numbers("original") | sweep_numbers("variants")
-        numbers |= study_numbers() | shares_numbers() | variants_numbers() | network_numbers()
-        numbers |= other_numbers()
-        rows = table_rows()
-    except (OSError, KeyError, IndexError, ValueError, r.ResultsError) as error:
-        sys.exit(f"error: the report's data are not complete ({error!r}): run make report")
+        numbers, rows = table_numbers() | other_numbers(), all_rows()
+    except (OSError, results.ResultsError) as error:
+        sys.exit(f"error: the report's data are not complete ({error}): run make report")
     asked = set()
     for macro, name in ASKED.findall((HERE / "report.tex").read_text()):
-        asked |= {name + end for end in (("", "-low", "-high") if macro == "val" else ("",))}
+        asked |= {name, f"{name}-low", f"{name}-high"} if macro == "val" else {name}
     lines = ["% Written by report_numbers.py from the CSV files: do not edit."]
     for name in sorted(asked):
-        value = numbers.get(name.replace("-", "_"))
-        text = rows.get(name) or str(value).translate(f.TEX)
+        value = numbers.get(name)
         if name not in rows and (value is None or value != value):
             sys.exit(f"error: report.tex asks for {name!r}, which is not measured or no name")
-        if isinstance(value, float):
-            digits = f"{value:#.3g}".removesuffix(".")
-            text = f"{float(digits):,.0f}" if value.is_integer() or abs(value) >= 1000 else digits
+        text = rows.get(name) or number_text(value)
         text = re.sub(r"(?<![\w}-])-(?=\d)", r"\\ensuremath{-}", text)  # minus, not hyphen
         lines.append(rf"\expandafter\def\csname {name}\endcsname{{{text}}}")
     (HERE / "numbers.tex").write_text("\n".join([*lines, ""]))

@@ -1,24 +1,34 @@
 """What the tests share: the scripts loaded by their paths, a small dataset, ways to start runs."""
 
+import atexit
 import csv
 import importlib.util
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# A machine runs one sweep at a time, by a lock on its folder for temporary files: each worker of
+# pytest-xdist is a machine of its own here, and leaves nothing in the real folder.
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tests-")
+atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 sys.path += [str(REPOSITORY / name) for name in ("common", "gpu")]  # as the scripts find them
 INJECTED = REPOSITORY / "tests" / "injected.py"
 
 
 def load(path: str):
     """A script of the repository as a module; importing one does no work."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
+    name = Path(path).stem
+    if Path(path).parent.name == "studies":
+        name = f"study_{name}"  # one is called like a module of common/
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # errors from loader processes are found there
     spec.loader.exec_module(module)
@@ -36,8 +46,10 @@ def launch(ranks: int, *command: str | Path, **environment: str) -> subprocess.C
     return subprocess.run(
         [sys.executable, *(torchrun if ranks > 1 else []), *map(str, command)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 @pytest.fixture(scope="session")

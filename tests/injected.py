@@ -21,9 +21,16 @@ import torch
 import torch.distributed as dist
 
 PLACES = [
-    "nowhere", "loading_all", "loading_rank0", "loading_rank1", "forward", "backward",
-    "last_bucket", "optimizer", "between",
-]  # fmt: skip
+    "nowhere",
+    "loading_all",
+    "loading_rank0",
+    "loading_rank1",
+    "forward",
+    "backward",
+    "last_bucket",
+    "optimizer",
+    "between",
+]
 # Seconds. Long against the noise of a step, which hides a wrong clock; or as short as is resolved.
 SLEEP = float(os.environ.get("INJECTED_SLEEP", 0.8))
 
@@ -40,8 +47,10 @@ def load(path: str):
 def record(script, folder: Path) -> None:
     """Save a hash of each image of each step, and the parameters after the last step."""
     plain_model, plain_move, plain_write = (
-        script.torchvision.models.get_model, script.to_device, script.write_rows
-    )  # fmt: skip
+        script.torchvision.models.get_model,
+        script.to_device,
+        script.write_rows,
+    )
     models, hashes = [], []
 
     def model(name, **arguments):
@@ -88,8 +97,10 @@ def sleep(script, _: Path) -> None:
 
     plain_load, plain_model = script.load_batches, script.torchvision.models.get_model
     plain_reduce, plain_step, plain_train = (
-        script.default_hooks.allreduce_hook, torch.optim.SGD.step, script.train_step
-    )  # fmt: skip
+        script.default_hooks.allreduce_hook,
+        torch.optim.SGD.step,
+        script.train_step,
+    )
 
     def load_batches(*arguments):
         loader = plain_load(*arguments)
@@ -118,9 +129,9 @@ def sleep(script, _: Path) -> None:
         sleep_if("optimizer")
         return plain_step(self, *arguments)
 
-    def train_step(**arguments):
+    def train_step(*arguments):
         sleep_if("between")
-        return plain_train(**arguments)
+        return plain_train(*arguments)
 
     script.load_batches, script.torchvision.models.get_model = load_batches, model
     script.default_hooks.allreduce_hook, torch.optim.SGD.step = reduce_bucket, step
@@ -131,12 +142,12 @@ def out_of_memory(script, _: Path) -> None:
     """The last rank runs out of memory in step 1, unless it runs it in micro-batches."""
     plain_train = script.train_step
 
-    def train_step(**arguments):
-        steps_done = sum(point[0] == "optimizer" for point in arguments["timeline"].points)
+    def train_step(learner, batch, timeline):
+        steps_done = sum(point.part == "optimizer" for point in timeline.points)
         last = script.RANK == script.RANKS - 1
-        if last and steps_done == 1 and arguments["micro_batches"] == 1:
+        if last and steps_done == 1 and learner.micro_batches == 1:
             raise torch.OutOfMemoryError("out of memory, put in by a test")
-        return plain_train(**arguments)
+        return plain_train(learner, batch, timeline)
 
     script.train_step = train_step
 
@@ -146,9 +157,10 @@ def main() -> None:
     script = load(script_path)
     {"record": record, "sleep": sleep, "out_of_memory": out_of_memory}[kind](script, Path(folder))
     runs = [
-        list(group) for is_mark, group in itertools.groupby(sys.argv[4:], lambda word: word == "--")
+        list(group)
+        for is_mark, group in itertools.groupby(sys.argv[4:], lambda word: word == "--")
         if not is_mark
-    ]  # fmt: skip
+    ]
     # The ranks connect once for all runs: gloo cannot connect the same ranks a second time.
     init, end = dist.init_process_group, dist.destroy_process_group
     dist.init_process_group = lambda *a, **k: None if dist.is_initialized() else init(*a, **k)

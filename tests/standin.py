@@ -14,7 +14,7 @@ if "--describe" in sys.argv:
 slow = float(os.environ.get("SLOW", 0))
 time.sleep(slow)
 output = Path(sys.argv[sys.argv.index("--output") + 1])
-run_id = sys.argv[sys.argv.index("--run-id") + 1]
+run_id = output.stem.removeprefix("times_run")
 part = output.with_name(output.name + ".tmp")
 part.write_text(
     "run_id,num_devices,batch_size,loading_time,compute_time,rank,step,warmup,images,step_time\n"

@@ -3,7 +3,6 @@ their output folder alone, and put nothing into LaTeX that it could run."""
 
 import json
 import re
-import sys
 
 import pytest
 from conftest import load
@@ -12,20 +11,44 @@ from hypothesis import strategies as st
 from test_plots import PLOTS, write_run
 
 NASTY = st.one_of(
-    st.sampled_from([
-        "", "nan", "inf", "-1", "0", "1e308", "-1e308", "0.5", "99999999999999999999", "1e-320",
-        r"\input{/etc/passwd}", r"}\immediate\write18{id}", r"$\frac{", "=1+1", "../../escape",
-        "\x00", "\n\n", '"', "a,b", "k=v;network=1gbit", "é\u202e\ud7ff",
-    ]),
-    st.text(max_size=30), st.floats().map(str), st.integers().map(str),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "",
+            "nan",
+            "inf",
+            "-1",
+            "0",
+            "1e308",
+            "-1e308",
+            "0.5",
+            "99999999999999999999",
+            "1e-320",
+            r"\input{/etc/passwd}",
+            r"}\immediate\write18{id}",
+            r"$\frac{",
+            "=1+1",
+            "../../escape",
+            "\x00",
+            "\n\n",
+            '"',
+            "a,b",
+            "k=v;network=1gbit",
+            "é\u202e\ud7ff",
+        ]
+    ),
+    st.text(max_size=30),
+    st.floats().map(str),
+    st.integers().map(str),
+)
 CELL = r"(?:[^\\{}%#$&_^~\n\r]|\\[#$%&_{}])*"
 LINE = re.compile(rf"{CELL}(?: & {CELL})* \\\\")
 FUZZ = {
-    "deadline": None, "derandomize": True, "print_blob": False,
+    "deadline": None,
+    "derandomize": True,
+    "print_blob": False,
     "phases": [Phase.explicit, Phase.generate],  # a failure is not worth minutes of shrinking
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=PLOTS)
@@ -35,11 +58,12 @@ def plots(request):
 
 def status_of(plots, monkeypatch, *arguments) -> int:
     # All is laid out, texts too, but not written: writing is what takes the time.
-    monkeypatch.setattr(plots.f, "save", lambda figure, _: (
-        figure.canvas.draw(), plots.plt.close(figure)))  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["plots", *map(str, arguments)])
+    monkeypatch.setattr(
+        plots.figures, "save", lambda figure, _: (figure.canvas.draw(), plots.plt.close(figure))
+    )
+    args = plots.figures.read_arguments("", plots.HERE / "cpu_run", list(map(str, arguments)))
     with pytest.raises(SystemExit) as end:
-        plots.f.plot_results(plots.__doc__, plots.HERE / "cpu_run", plots.draw_all)
+        plots.figures.plot_results(args, plots.draw_all)
     return end.value.code
 
 
@@ -67,13 +91,23 @@ def test_hostile_files(plots, monkeypatch, tmp_path_factory, data):
     results, output = folder / "results", folder / "output"
     for run in (1, 2):
         write_run(results, 1, run, 4.0)
-        path = write_run(results, 2, run, 2.0, **{
-            name: data.draw(NASTY) for name in ("dataset", "options", "precision", "model")
-        } if data.draw(st.booleans()) else {})  # fmt: skip
+        path = write_run(
+            results,
+            2,
+            run,
+            2.0,
+            **{name: data.draw(NASTY) for name in ("dataset", "options", "precision", "model")}
+            if data.draw(st.booleans())
+            else {},
+        )
     change(path, data)
     leaves = st.one_of(NASTY, st.none(), st.integers(), st.lists(NASTY))
-    part = st.one_of(st.dictionaries(st.sampled_from(["cpu_model", "cores_granted", "gpu_model",
-                                                      "a_b", r"\x"]), leaves), leaves)  # fmt: skip
+    part = st.one_of(
+        st.dictionaries(
+            st.sampled_from(["cpu_model", "cores_granted", "gpu_model", "a_b", r"\x"]), leaves
+        ),
+        leaves,
+    )
     environment = {"recorded": data.draw(part), "identity": data.draw(part)}
     (results / "environment.json").write_text(json.dumps(environment))
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
@@ -85,7 +119,7 @@ def test_hostile_files(plots, monkeypatch, tmp_path_factory, data):
 @given(cells=st.lists(st.lists(NASTY, min_size=1, max_size=4), min_size=1, max_size=3))
 @settings(max_examples=150, **FUZZ)
 def test_rows_of_a_table_are_harmless(cells):
-    *lines, last = load("common/figures.py").tex_rows(cells).split("\n")
+    *lines, last = load("report/report_numbers.py").tex_rows(cells).split("\n")
     assert last == "" and len(lines) == len(cells)
     assert all(LINE.fullmatch(line) for line in lines), lines
 

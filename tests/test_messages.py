@@ -78,12 +78,15 @@ def test_undecodable_image(run, data, tmp_path, loader, workers):
     one_line(run(*given), "cannot decode", ".JPEG", "replace or remove it")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--stepps", "3"], ["--stepps", "--help"]),
-    (["--batch-size", "0"], ["--batch-size", "expected an integer >= 1, got '0'"]),
-    (["--precision", "fp8"], ["--precision", "fp8"]),
-    (["--model", "resnet19"], ["resnet19", "'resnet18'", "'vit_b_16'"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--stepps", "3"], ["--stepps", "--help"]),
+        (["--batch-size", "0"], ["--batch-size", "expected an integer >= 1, got '0'"]),
+        (["--precision", "fp8"], ["--precision", "fp8"]),
+        (["--model", "resnet19"], ["resnet19", "'resnet18'", "'vit_b_16'"]),
+    ],
+)
 def test_unknown_options_and_values(run, arguments, words):
     one_line(run(*arguments), *words)
 
@@ -104,9 +107,11 @@ def test_steps_that_do_not_add_up_to_the_clock(run, monkeypatch):
     def forgetful(path):
         script = whole_script(path)
         whole = script.Timeline.step_times
-        monkeypatch.setattr(script.Timeline, "step_times", lambda self: [
-            {**step, "step_time": 0.98 * step["step_time"]} for step in whole(self)
-        ])  # fmt: skip
+        monkeypatch.setattr(
+            script.Timeline,
+            "step_times",
+            lambda self: [{**step, "step_time": 0.98 * step["step_time"]} for step in whole(self)],
+        )
         return script
 
     monkeypatch.setitem(globals(), "load", forgetful)
@@ -128,4 +133,17 @@ def test_a_part_of_the_images_has_all_classes_and_says_so(data, tmp_path):
     (folder,) = tmp_path.iterdir()
     assert len(list(folder.rglob("*.JPEG"))) == 50 and len(list(folder.glob("*/*"))) == 20
     assert (folder / "label.txt").read_text().strip() == (
-        "imagenette2-224-synthetic-50 (stand-in, not Imagenette)")  # fmt: skip
+        "imagenette2-224-synthetic-50 (stand-in, not Imagenette)"
+    )
+
+
+def test_real_images_come_before_generated_ones(tmp_path, monkeypatch):
+    """And what a killed download left is no data. (Review, defect 10.)"""
+    script = load("cpu/project_ex_1.py")
+    monkeypatch.setattr(script, "HERE", tmp_path / "cpu")
+    names = ("imagenette2-224-synthetic", "imagenette2-320", "imagenette2-downloading-x/deeper")
+    for name in names:
+        (tmp_path / "data" / name / "train").mkdir(parents=True)
+    assert script.find_data() == tmp_path / "data" / "imagenette2-320"
+    (tmp_path / "data" / "imagenette2-320").rename(tmp_path / "elsewhere")
+    assert script.find_data().name == "imagenette2-224-synthetic"

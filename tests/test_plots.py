@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,16 +28,33 @@ def write_run(folder, devices, run, step_time, mode="ddp", late=0.0, steps=2, **
             time = step_time * (3 if step == 0 else 1)
             waits = late if rank else 0.0
             row = dict.fromkeys(COLUMNS, "") | {
-                "run_id": run, "num_devices": devices, "batch_size": batch, "rank": rank,
-                "step": step, "warmup": int(step == 0),
-                "images": batch // devices + (rank < batch % devices), "mode": mode,
-                "threads": 1, "precision": "fp32", "channels_last": 0, "model": "densenet121",
-                "memory": "glibc", "loader": "tensor", "workers": 0, "micro_batches": 1, "node": 0,
-                "dataset": "made by hand", "loading_time": 0.1 * time + late - waits,
-                "forward_time": 0.4 * time, "backward_time": 0.3 * time,
-                "communication_time": 0.1 * time + waits, "optimizer_time": 0.1 * time,
-                "step_time": time + late, "compute_time": 0.9 * time + waits, "started_at": 0.0,
-            }  # fmt: skip
+                "run_id": run,
+                "num_devices": devices,
+                "batch_size": batch,
+                "rank": rank,
+                "step": step,
+                "warmup": int(step == 0),
+                "images": batch // devices + (rank < batch % devices),
+                "mode": mode,
+                "threads": 1,
+                "precision": "fp32",
+                "channels_last": 0,
+                "model": "densenet121",
+                "memory": "glibc",
+                "loader": "tensor",
+                "workers": 0,
+                "micro_batches": 1,
+                "node": 0,
+                "dataset": "made by hand",
+                "loading_time": 0.1 * time + late - waits,
+                "forward_time": 0.4 * time,
+                "backward_time": 0.3 * time,
+                "communication_time": 0.1 * time + waits,
+                "optimizer_time": 0.1 * time,
+                "step_time": time + late,
+                "compute_time": 0.9 * time + waits,
+                "started_at": 0.0,
+            }
             rows.append(row | settings)
     path = folder / f"{mode}_{devices}_{len(settings)}_{batch}" / f"times_run{run}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +66,10 @@ def write_run(folder, devices, run, step_time, mode="ddp", late=0.0, steps=2, **
 
 
 def run_plots(script, *arguments):
-    command = [sys.executable, REPOSITORY / script, *arguments]
+    words = [script]
+    if Path(script).parent.name == "studies":
+        words = ["cpu/plot_study.py", Path(script).stem]
+    command = [sys.executable, REPOSITORY / words[0], *words[1:], *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
 
 
@@ -74,7 +95,7 @@ def test_known_medians_and_parts(plots, tmp_path):
     assert two["speedup"] == pytest.approx(np.median(ratios))
     assert two["speedup_high"] == pytest.approx(max(ratios))
     assert two["efficiency"] == pytest.approx(two["speedup"] / 2)
-    assert one["speedup"] == 1 and plots.interval_text(one, "speedup") == "base"
+    assert one["speedup"] == 1 and load("common/tables.py").interval_text(one, "speedup") == "base"
     assert two["cold_step_time"] == pytest.approx(6.5)
     # Rank 1 waited 0.5 s for rank 0 in each step: waiting is the mean over ranks, transfer is not.
     assert two["waiting"] == pytest.approx(0.25)
@@ -99,7 +120,7 @@ def test_what_a_faster_rank_has_left_is_waiting(plots, tmp_path):
     rows = pd.read_csv(path)
     rows.loc[(rows["rank"] == 1) & (rows["warmup"] == 0), ["step_time", "forward_time"]] += 0.5
     rows.to_csv(path, index=False)
-    (_, run), = plots.run_table(plots.read_results(tmp_path)[0]).iterrows()
+    ((_, run),) = plots.run_table(plots.read_results(tmp_path)[0]).iterrows()
     assert run["step_time"] == pytest.approx(1.5) and run["waiting"] == pytest.approx(0.25)
     assert sum(run[part] for part in plots.PARTS if part != "ddp") == pytest.approx(1.5)
 
@@ -116,9 +137,16 @@ def write_weak_series(folder, runs=6, scale=1.0):
 def test_known_loss_budget(plots, tmp_path):
     write_weak_series(tmp_path)
     runs = plots.run_table(plots.read_results(tmp_path)[0])
-    (_, row), = plots.loss_budget(runs).iterrows()
-    known = {"ideal": 4.0, "contention": 0.4, "slowed_backward": 0.18, "ddp": 0.05,
-             "transfer": 0.45, "waiting": 0.1, "remainder": 0.02}  # fmt: skip
+    ((_, row),) = plots.loss_budget(runs).iterrows()
+    known = {
+        "ideal": 4.0,
+        "contention": 0.4,
+        "slowed_backward": 0.18,
+        "ddp": 0.05,
+        "transfer": 0.45,
+        "waiting": 0.1,
+        "remainder": 0.02,
+    }
     assert {term: row[term] for term in plots.TERMS} == pytest.approx(known)
     assert sum(known.values()) == pytest.approx(row["step_time"])
     assert (row["num_devices"], row["rounds"]) == (2, 6)
@@ -136,37 +164,65 @@ def test_occasions_are_told_apart_and_pooled(tmp_path):
     assert table["rate"].iloc[0] == pytest.approx(2 * table["rate"].iloc[1])
     assert table["speedup"].tolist() == pytest.approx([2 * 4.1 / 5.2] * 3)
     assert table["runs"].tolist() == [6, 6, 12]
-    assert (tmp_path / "cpu_plots" / "occasions.png").is_file()
-    script, table = load(PLOTS["cpu"]), table.reset_index().assign(series="batch 32")
-    (line,) = script.by_occasion(table, pd.DataFrame({"series": ["batch 32", "batch 64"]}))
-    assert "(cpu_run, 6 rounds)" in line and line.endswith("is 2.00 times the lowest.")
 
 
-@pytest.mark.parametrize("few, glibc, kept, verdict", [
-    (1, 5.0, 4.4, "is the allocator's"), (1, 5.0, 3.2, "kept alike"),
-    (1, 6.2, 3.2, "not established"), (1, 5.0, 4.0, "kept it is not established"),
-    (2, 5.0, 4.4, "is the allocator's"),
-])  # fmt: skip
-def test_verdict_on_a_speed_up_beyond_linear(tmp_path, few, glibc, kept, verdict):
-    """From the fewest cores to twice as many, also where one core was not measured."""
+@pytest.mark.parametrize(
+    "times, verdict",
+    [
+        ((12.0, 5.0), "above linear"),
+        ((12.0, 6.0), "linear not excluded"),
+        ((8.0, 5.0), "below linear"),
+    ],
+)
+def test_verdict_on_a_linear_speed_up(tmp_path, times, verdict):
+    """From the fewest cores to twice as many. An interval below 1 is not one that holds it.
+    (Review, defect 6.)"""
     for run, drift in enumerate([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], start=1):
-        for memory, times in (("glibc", (12.0, glibc)), ("kept", (8.0, kept))):
-            for devices, time in zip((few, 2 * few), times, strict=True):
-                write_run(tmp_path / memory, devices, run, time * drift, memory=memory)
+        for devices, time in zip((2, 4), times, strict=True):
+            write_run(tmp_path, devices, run, time * drift)
     done = run_plots(PLOTS["cpu"], tmp_path, "--output", tmp_path / "plots")
     assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "**Beyond linear**" in line]
-    assert verdict in line and f"1.50 [1.50, 1.50] times as fast on {few}" in line
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("| batch 32 | 4 |")]
+    assert f"| {verdict} |" in line, line
 
 
-def test_what_the_clock_does_not_resolve_is_not_printed(plots, monkeypatch, tmp_path):
-    truth = pd.DataFrame({"found_in": "communication", "slept_s": [0.001, 0.01, 0.03, 0.8],
-                          "resolved": [True, False, True, True]})  # fmt: skip
-    monkeypatch.setattr(plots.pd, "read_csv", lambda _: truth)
-    assert plots.clock_resolution() == {"communication": 0.03}
-    row = {"waiting": 0.02, **plots.named_interval("waiting_percent", (1.0, 0.5, 1.5))}
-    assert plots.term_text(row, "waiting") == "not resolved"
-    assert plots.term_text(row | {"waiting": -0.03}, "waiting") == "1.0 [0.5, 1.5] %"
+def test_a_ratio_of_few_shared_rounds_is_a_range(plots, tmp_path):
+    """Ten runs on two cores, of which three share a round with one core: the brackets hold a range
+    of three. (Review, defect 7.)"""
+    tables_module = load("common/tables.py")
+    for run in range(1, 11):
+        write_run(tmp_path, 2, run, 2.0 + 0.1 * run)
+    for run in (1, 2, 3):
+        write_run(tmp_path, 1, run, 4.0)
+    table, _ = tables(plots, tmp_path)
+    two = table[table["num_devices"] == 2].iloc[0]
+    assert two["runs"] == 10 and two["interval"] == "95 %" and two["rounds"] == 3
+    assert tables_module.speedup_text(two).endswith("(range of 3)")
+    assert load(PLOTS["cpu"]).linear_verdict(two) == "too few rounds"
+
+
+def test_threads_never_share_a_point(plots, tmp_path):
+    """(Review, defect 5.) A single process has the ranks' threads, and is compared with them."""
+    for run in range(1, 7):
+        write_run(tmp_path / "one", 2, run, 4.0)
+        write_run(tmp_path / "two", 2, run, 3.0, threads=2)
+        write_run(tmp_path / "single", 2, run, 5.0, mode="single_process", threads=4)
+    table, problems = tables(plots, tmp_path)
+    assert not problems and len(table) == 3
+    ddp = table[table["mode"] == "ddp"]
+    assert set(ddp["series"]) == {"batch 32, threads 1", "batch 32, threads 2"}
+
+
+def test_what_the_clock_resolves(plots):
+    """The shortest sleep from which on all were told from none."""
+    truth = pd.DataFrame(
+        {
+            "found_in": "communication",
+            "slept_s": [0.001, 0.01, 0.03, 0.8],
+            "resolved": [True, False, True, True],
+        }
+    )
+    assert plots.clock_resolution(truth) == {"communication": 0.03}
 
 
 @pytest.mark.parametrize("source", ["core", "process", "moment"])
@@ -180,12 +236,21 @@ def test_what_ranks_wait_for(source):
             moment = generator.normal(0, 1, 2)
             for rank in range(2):
                 slow = {"core": rank, "process": process[rank], "moment": moment[rank]}[source]
-                rows.append({"occasion": "a", "run_id": run, "rank": rank, "step": step,
-                             "step_time": 10 + slow, "communication_time": 1.0,
-                             "optimizer_time": 1.0})  # fmt: skip
+                rows.append(
+                    {
+                        "occasion": "a",
+                        "run_id": run,
+                        "rank": rank,
+                        "step": step,
+                        "step_time": 10 + slow,
+                        "communication_time": 1.0,
+                        "optimizer_time": 1.0,
+                    }
+                )
     shares = plots.waiting_sources(pd.DataFrame(rows))
     assert shares[source] > 75 and shares[f"{source}_low"] <= shares[source]
-    assert shares[["core", "process", "moment"]].sum() == pytest.approx(100)
+    total = sum(shares[name] for name in ("core", "process", "moment"))
+    assert total == pytest.approx(100)
 
 
 def test_below_six_runs_it_is_a_range(plots, tmp_path):
@@ -209,9 +274,16 @@ def test_intervals_cover_the_truth_in_simulated_studies(plots):
     hits = dict.fromkeys(["median", "paired", "mean", "unpaired"], 0)
     for _ in range(400):
         drift = generator.lognormal(0, 0.1, 10)
-        one, two = (pd.DataFrame({"occasion": "a", "run_id": range(10), "rate":
-                                  rate * drift * generator.lognormal(0, 0.1, 10)})
-                    for rate in (4.0, 2.2))  # fmt: skip
+        one, two = (
+            pd.DataFrame(
+                {
+                    "occasion": "a",
+                    "run_id": range(10),
+                    "rate": rate * drift * generator.lognormal(0, 0.1, 10),
+                }
+            )
+            for rate in (4.0, 2.2)
+        )
         for name, truth, interval in (
             ("median", 4.0, plots.median_interval(one["rate"])),
             ("paired", ratio, plots.paired_interval(one, two)),
@@ -230,7 +302,7 @@ def test_students_quantile(plots):
         values = np.arange(count, dtype=float)
         mean, low, high = plots.mean_interval(values)
         half = quantile * values.std(ddof=1) / count**0.5
-        assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.002)
+        assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.0005)
 
 
 def write_original(folder, devices, device_column):
@@ -239,10 +311,16 @@ def write_original(folder, devices, device_column):
     truth = []
     for run in range(1, 11):
         rows = [
-            {"run_id": run, device_column: devices, "batch_size": 32, "loading_time": 0.1 * run,
-             "compute_time": 2.0 + rank, "rank": rank}
+            {
+                "run_id": run,
+                device_column: devices,
+                "batch_size": 32,
+                "loading_time": 0.1 * run,
+                "compute_time": 2.0 + rank,
+                "rank": rank,
+            }
             for rank in range(devices)
-        ]  # fmt: skip
+        ]
         truth += [row["loading_time"] + row["compute_time"] for row in rows]
         pd.DataFrame(rows).to_csv(folder / f"times_run{run}.csv", index=False)
     return 32 / np.mean(truth)
@@ -259,8 +337,12 @@ def test_original_files_read_both_ways(plots, tmp_path, device_column):
 
 
 def test_two_settings_never_share_a_point(plots, tmp_path):
-    others = ({"precision": "bf16"}, {"loader": "pil", "workers": 2}, {"batch_size": 64},
-              {"bucket_cap_mb": 1, "micro_batches": 1, "options": ""})  # fmt: skip
+    others = (
+        {"precision": "bf16"},
+        {"loader": "pil", "workers": 2},
+        {"batch_size": 64},
+        {"bucket_cap_mb": 1, "micro_batches": 1, "options": ""},
+    )
     for settings in ({}, *others):
         for run in range(1, 3):
             write_run(tmp_path, 1, run, 1.0, **settings)
@@ -326,9 +408,8 @@ def test_figures_and_messages(tmp_path):
     damaged = run_plots(script, results, "--output", output, "--method", "original")
     assert damaged.returncode == 1 and "left out: " in damaged.stderr
     assert "original's method" in damaged.stdout
-    assert not (output / "efficiency_line.png").exists()  # it takes two core counts
     assert not stale.exists()
-    assert "7.36 [6.96, 7.80] img/s on 1 core." in (output / "answers.md").read_text()
+    assert "| batch 32 | 1 | 6 | 7.36 [6.96, 7.80] |" in (output / "answers.md").read_text()
 
 
 def test_a_run_belongs_to_strong_and_weak_series(plots, tmp_path):
@@ -343,9 +424,12 @@ def test_a_run_belongs_to_strong_and_weak_series(plots, tmp_path):
     assert not problems
     ddp = table[table["mode"] == "ddp"].set_index(["series", "num_devices"])
     assert set(ddp.index) == {
-        ("batch 32, memory glibc", 1), ("batch 32, memory glibc", 2), ("batch 32, memory kept", 2),
-        ("16 images per device, memory glibc", 1), ("16 images per device, memory glibc", 2),
-    }  # fmt: skip
+        ("batch 32, memory glibc", 1),
+        ("batch 32, memory glibc", 2),
+        ("batch 32, memory kept", 2),
+        ("16 images per device, memory glibc", 1),
+        ("16 images per device, memory glibc", 2),
+    }
     assert ddp.loc[("batch 32, memory glibc", 2), "efficiency"] == pytest.approx(0.8)
     assert ddp.loc[("16 images per device, memory glibc", 2), "efficiency"] == pytest.approx(0.8)
     assert ddp.loc[("16 images per device, memory glibc", 2), "speedup"] == pytest.approx(1.6)
@@ -365,31 +449,44 @@ def test_own_against_published(tmp_path):
     assert nothing.returncode == 0 and "not compared" in nothing.stderr
 
 
-@pytest.mark.parametrize("results, figures", [
-    ("cpu_run", "cpu_plots"), ("cpu_run_own", "cpu_plots_own"), ("runs_own", "plots_own"),
-    ("gpu_experiments", "gpu_plots"), ("mine", "mine_plots"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "results, figures",
+    [
+        ("cpu_run", "cpu_plots"),
+        ("cpu_run_own", "cpu_plots_own"),
+        ("runs_own", "plots_own"),
+        ("gpu_experiments", "gpu_plots"),
+        ("mine", "mine_plots"),
+        ("trunk", "trunk_plots"),  # (Review, defect 17.)
+    ],
+)
 def test_figures_lie_beside_their_results(tmp_path, results, figures):
     assert load("common/figures.py").plots_folder(tmp_path / results) == tmp_path / figures
 
 
-def test_one_device_count_draws_no_ideal_line(tmp_path, monkeypatch):
-    plots = load(PLOTS["cpu"])
-    drawn = []
-    monkeypatch.setattr(plots.f, "save", lambda figure, path: drawn.append(figure))
+def test_one_device_count_draws_no_ideal_line(tmp_path):
+    plots, figures = load(PLOTS["cpu"]), load("common/figures.py")
     for run in range(1, 7):
         write_run(tmp_path, 1, run, 4.0)
     for expected in (False, True):
-        rows, skipped, _ = plots.r.read_results(tmp_path)
-        runs = plots.r.run_table(rows)
-        table = plots.r.configuration_table(runs)
-        drawn.clear()
-        plots.throughput_line(runs, table, skipped, "", tmp_path, False)
-        plots.efficiency_line(runs, table, skipped, "", tmp_path)
-        assert len(drawn) == 1 + expected
-        for figure in drawn:
-            labels = [text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
-            assert any("ideal" in label for label in labels) == expected
-            plots.plt.close(figure)
+        rows, skipped, _ = plots.results.read_results(tmp_path)
+        runs = plots.results.run_table(rows)
+        table = plots.results.configuration_table(runs)
+        session = figures.Session(tmp_path, rows, runs, table, skipped, False)
+        figure = plots.throughput_line(session, table)
+        labels = [text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
+        assert any("ideal" in label for label in labels) == expected
+        plots.plt.close(figure)
         for run in range(1, 7):
             write_run(tmp_path, 2, run, 2.1)
+
+
+def test_a_bug_of_a_plot_is_not_put_on_the_results(tmp_path, monkeypatch):
+    """A KeyError of the script's own is a traceback, not a word on results. (Review, defect 16.)"""
+    plots, figures = load(PLOTS["cpu"]), load("common/figures.py")
+    write_run(tmp_path, 1, 1, 4.0)
+    monkeypatch.setattr(plots.results, "bound_table", lambda runs: runs["no such column"])
+    arguments = [str(tmp_path), "--output", str(tmp_path / "plots")]
+    args = figures.read_arguments("", tmp_path / "cpu_run", arguments)
+    with pytest.raises(KeyError, match="no such column"):
+        figures.plot_results(args, plots.draw_all)

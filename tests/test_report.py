@@ -11,11 +11,8 @@ import pytest
 from conftest import load
 
 # Constants of the method, not measurements.
-ALLOWED = {r"0.5\,\%", r"3\,\%", r"95\,\%", r"94\,\%", r"90\,\%", r"1\,\%",
-           r"65\,\%", r"2\,\%"}
-TYPED = re.compile(
-    r"\d*\.\d+(?:\\,\\%)?|\d+(?:~|\\,|\s)*(?:s\b|ms\b|\\%|img/s|GiB|\\times|×)"
-)
+ALLOWED = {r"0.5\,\%", r"3\,\%", r"95\,\%", r"94\,\%", r"90\,\%", r"1\,\%", r"65\,\%", r"2\,\%"}
+TYPED = re.compile(r"\d*\.\d+(?:\\,\\%)?|\d+(?:~|\\,|\s)*(?:s\b|ms\b|\\%|img/s|GiB|\\times|×)")
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +37,17 @@ def test_every_number_and_figure_exists(committed):
     """numbers.tex has what report.tex asks for, no more, and it is what the data give."""
     body = (committed / "report" / "report.tex").read_text().split(r"\begin{document}")[1]
     asked = set(re.findall(r"\\num\{(.*?)\}", body))
-    asked |= {name + end for name in re.findall(r"\\val\{(.*?)\}", body) for end in
-              ("", "-low", "-high")}
+    asked |= {
+        name + end for name in re.findall(r"\\val\{(.*?)\}", body) for end in ("", "-low", "-high")
+    }
     said = (committed / "report" / "numbers.tex").read_text()
     assert set(re.findall(r"\\csname (.*?)\\endcsname\{", said)) == asked and asked
     for figure in re.findall(r"\\includegraphics\[.*?\]\{(.*?)\}", body):
         assert list(committed.rglob(f"{figure}.pdf")), figure
     for script in ("claims", "scaling_model", "report_numbers"):
-        subprocess.run([sys.executable, committed / "report" / f"{script}.py"], check=True,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            [sys.executable, committed / "report" / f"{script}.py"], check=True, capture_output=True
+        )
     assert (committed / "report" / "numbers.tex").read_text() == said
 
 
@@ -108,13 +107,19 @@ def test_claims_follow_the_data():
     assert claims.loading(good, shortest=0.2)[1].startswith("Not decided: less than")
     assert "under 200 on 8" in claims.loading(good, shortest=0.2)[0]
     assert claims.loading(good.loc[:2])[1].startswith("Open")
-    gpus = [rates({n: (gain, 0.99 * gain, 1.01 * gain) for n, gain in zip((1, 2, 3), gains,
-                   strict=True)}).assign(total_batch=batch)
-            for batch, gains in ((16, (1, 1.2, 1.1)), (64, (1, 1.6, 2.2)))]  # fmt: skip
+    gpus = [
+        rates(
+            {n: (gain, 0.99 * gain, 1.01 * gain) for n, gain in zip((1, 2, 3), gains, strict=True)}
+        ).assign(total_batch=batch)
+        for batch, gains in ((16, (1, 1.2, 1.1)), (64, (1, 1.6, 2.2)))
+    ]
     assert claims.super_linear(pd.concat(gpus))[1].startswith("No")
     assert claims.best_counts(pd.concat(gpus))[1] == "Yes"
-    up_and_down = [gpus[0].assign(total_batch=64), gpus[1].assign(total_batch=32),
-                   gpus[0].loc[:1].assign(total_batch=16)]  # fmt: skip
+    up_and_down = [
+        gpus[0].assign(total_batch=64),
+        gpus[1].assign(total_batch=32),
+        gpus[0].loc[:1].assign(total_batch=16),
+    ]
     assert claims.best_counts(pd.concat(up_and_down))[1].startswith("Not decided")
     split = good.assign(efficiency=[32 / n / -(-32 // n) for n in good.index])
     split = split.assign(efficiency_low=0.5, efficiency_high=split["efficiency"])

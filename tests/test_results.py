@@ -1,39 +1,51 @@
 """Do the committed numbers, figures and words belong together? Reads what is committed at HEAD, so
 that it passes whatever a user's own sweep leaves in the working tree."""
 
-import hashlib
+import csv
+import io
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, load, read_rows
-
-STUDIES = "cpu/studies"
+from test_plots import write_run
 
 
 def tracked(pattern: str) -> list[str]:
-    done = subprocess.run(["git", "-C", REPOSITORY, "ls-files", pattern], capture_output=True,
-                          text=True)  # fmt: skip
+    done = subprocess.run(
+        ["git", "-C", REPOSITORY, "ls-files", pattern], capture_output=True, text=True
+    )
     return done.stdout.split()
 
 
 ROWS = [path.removesuffix("/environment.json") for path in tracked("*/environment.json")]
-PLOTS = {"cpu/plot_cpu_results.py": ([p for p in ROWS if p.startswith("cpu/cpu_run")],
-                                     "cpu/cpu_plots")} | {
-    path: ([path.replace("plot.py", "runs"), *(p for p in ROWS if re.fullmatch(
-        path.replace("plot.py", r"runs_\d+"), p))], path.replace("plot.py", "plots"))
-    for path in tracked(f"{STUDIES}/*/plot.py") if tracked(path.replace("plot.py", "runs/*"))
-}
+STUDIES = [Path(path).stem for path in tracked("cpu/studies/*.sh")]
+
+
+def sessions(published: str) -> list[str]:
+    """The tracked sessions of a sweep: cpu/cpu_run, cpu/cpu_run_2 and so on."""
+    tops = {re.sub(r"/(resized|full_size_stand_in|anchor)$", "", path) for path in ROWS}
+    return sorted(path for path in tops if re.fullmatch(published + r"(_\d+)?", path))
+
+
+# The script, its arguments, and where the figures are.
+PLOTS = {"cpu": (["cpu/plot_cpu_results.py"], sessions("cpu/cpu_run"), "cpu/cpu_plots")}
+for name in STUDIES:
+    source = "shares" if name == "scaling" else name
+    rows = sessions(f"cpu/studies/{source}/runs")
+    PLOTS[name] = (["cpu/plot_study.py", name], rows, f"cpu/studies/{name}/plots")
 
 
 def at_commit(commit: str, *paths: str) -> bytes:
     """The first of these files that there was at a commit; skips where history is missing."""
     for path in paths:
-        done = subprocess.run(["git", "-C", REPOSITORY, "show", f"{commit}:{path}"],
-                              capture_output=True)  # fmt: skip
+        done = subprocess.run(
+            ["git", "-C", REPOSITORY, "show", f"{commit}:{path}"], capture_output=True
+        )
         if done.returncode == 0:
             return done.stdout
     pytest.skip(f"commit {commit[:8]} is not in this clone's history")
@@ -45,36 +57,53 @@ def test_rows_are_complete_and_of_the_recorded_code(committed, results, tmp_path
     environment = json.loads((folder / "environment.json").read_text())
     identity, commit = environment["identity"], environment["recorded"]["commit"]
     assert "-dirty" not in commit
-    paths = sorted(folder.rglob("times_run*.csv"))
-    assert paths
-    for path in paths:
-        rows = read_rows(path)
-        assert path.name == f"times_run{rows[0]['run_id']}.csv"
+    runs = [(path.name, read_rows(path)) for path in folder.glob("*/times_run*.csv")]
+    if (folder / "rows.csv").is_file():
+        for name, content in load("common/pack.py").unpack(folder / "rows.csv").items():
+            rows = list(csv.DictReader(io.StringIO(content.decode())))
+            runs.append((Path(name).name, rows))
+    assert runs
+    for name, rows in runs:
+        assert name == f"times_run{rows[0]['run_id']}.csv"
         assert rows[0]["dataset"] == identity["dataset"]
-    code = at_commit(commit, "cpu/project_ex_1.py")
-    if "shared_block" in identity:  # older rows identify their code by the block's text
-        block = code.decode().split("# ---- shared")[1]
-        assert identity["shared_block"] == hashlib.sha256(block.encode()).hexdigest()
-    else:
-        script = tmp_path / "project_ex_1.py"
-        script.write_bytes(code)
-        assert identity["code"] == load("common/identity.py").code_hash([script])
+    script = tmp_path / "project_ex_1.py"
+    script.write_bytes(at_commit(commit, "cpu/project_ex_1.py"))
+    assert identity["code"] == load("common/identity.py").code_hash([script])
 
 
-@pytest.mark.parametrize("script", PLOTS)
-def test_summary_is_what_the_rows_give(committed, script, tmp_path):
-    results, figures = PLOTS[script][0], committed / PLOTS[script][1]
-    results = [committed / path for path in results]
-    command = [sys.executable, committed / script, *results, "--output", tmp_path]
+@pytest.mark.parametrize("name", PLOTS)
+def test_summary_is_what_the_rows_give(committed, name, tmp_path):
+    (script, *arguments), results, plots = PLOTS[name]
+    folders = [committed / path for path in results]
+    command = [sys.executable, committed / script, *arguments, *folders, "--output", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for path in figures.glob("*.csv"):
-        made = [pd.read_csv(folder / path.name) for folder in (tmp_path, figures)]
+    drawn = committed / plots
+    for path in drawn.glob("*.csv"):
+        made = [pd.read_csv(folder / path.name) for folder in (tmp_path, drawn)]
         pd.testing.assert_frame_equal(*made, rtol=1e-9)
-    for path in figures.glob("*.md"):
+    for path in drawn.glob("*.md"):
         assert (tmp_path / path.name).read_text() == path.read_text()
     # Every figure that lies there is drawn by the script, and the other way round.
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in figures.iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in drawn.iterdir()}
+
+
+def test_packing_loses_nothing(tmp_path):
+    """A session's runs packed and unpacked again are byte for byte the same, and read alike."""
+    for run in range(1, 4):
+        write_run(tmp_path, 2, run, 4.0 + run)
+        write_run(tmp_path, 1, run, 8.0 + run, memory="kept")
+    skipped = tmp_path / "bs32_cores9" / "skipped.csv"
+    skipped.parent.mkdir()
+    skipped.write_text("num_devices,batch_size,reason\n9,32,2 cores are available\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("times_run*.csv")}
+    table = load("common/results.py").read_runs(tmp_path)
+    command = [sys.executable, REPOSITORY / "common" / "pack.py", tmp_path]
+    subprocess.run(command, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "skipped.csv"]
+    pd.testing.assert_frame_equal(load("common/results.py").read_runs(tmp_path), table)
+    subprocess.run([*command, "--unpack"], check=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("times_run*.csv")} == before
 
 
 def test_readme_says_what_the_figures_show(committed):

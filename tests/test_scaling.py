@@ -12,25 +12,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 @pytest.fixture(scope="module")
 def scaling():
-    return load("report/scaling_model.py")
+    return load("cpu/studies/scaling.py")
 
 
 @pytest.fixture(scope="module")
 def gradients():
     """When gradients are ready, by network, in a short measurement."""
-    measure = load("cpu/studies/network/measure_communication.py")
+    measure = load("cpu/studies/measure_communication.py")
     measure.NETWORKS = ["densenet121", "resnet18"]
     args = measure.argparse.Namespace(batch_size=1, repeats=1)
     return {name: pd.DataFrame(measure.gradient_rows(args, name)) for name in measure.NETWORKS}
 
 
-@pytest.mark.parametrize("model, cap", [
-    ("densenet121", ""), ("densenet121", "1"), ("resnet18", ""), ("resnet18", "1")])  # fmt: skip
+@pytest.mark.parametrize(
+    "model, cap", [("densenet121", ""), ("densenet121", "1"), ("resnet18", ""), ("resnet18", "1")]
+)
 def test_buckets_are_those_of_ddp(scaling, gradients, model, cap):
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        network = DistributedDataParallel(torchvision.models.get_model(model, num_classes=10),
-                                          bucket_cap_mb=int(cap) if cap else None)  # fmt: skip
+        network = DistributedDataParallel(
+            torchvision.models.get_model(model, num_classes=10),
+            bucket_cap_mb=int(cap) if cap else None,
+        )
         sizes = []
 
         def note(_, bucket):
@@ -83,15 +86,23 @@ def test_a_known_truth_is_found(scaling, gradients, law):
     """Steps that follow the model with known links, of which only those of 1 and 2 devices are
     fitted on: the law, and the steps of more devices and of another network."""
     share, fastest = 0.2, 4e7
-    whole = {"unshaped": scaling.Link(0.001, fastest / share),
-             "100mbit": scaling.Link(0.001, 1.25e7)}
-    links = {name: scaling.Link(link.latency / share, share * link.bandwidth)
-             for name, link in whole.items()}
+    whole = {
+        "unshaped": scaling.Link(0.001, fastest / share),
+        "100mbit": scaling.Link(0.001, 1.25e7),
+    }
+    links = {
+        name: scaling.Link(link.latency / share, share * link.bandwidth)
+        for name, link in whole.items()
+    }
     links["loopback"] = links["unshaped"]
-    lost = {name: 0.3 if law == "time in flight" else 0.3 * link.bandwidth / fastest
-            for name, link in links.items()}
-    compute = {("shares", model, 4): (time, 0.6 * time)
-               for model, time in (("densenet121", 8.0), ("resnet18", 5.0))}
+    lost = {
+        name: 0.3 if law == "time in flight" else 0.3 * link.bandwidth / fastest
+        for name, link in links.items()
+    }
+    compute = {
+        ("shares", model, 4): (time, 0.6 * time)
+        for model, time in (("densenet121", 8.0), ("resnet18", 5.0))
+    }
     spread = np.array([-0.02, 0.02])
     truth = scaling.Inputs(compute, {"shares": spread}, 1e-9, gradients, links, lost)
     lines = []
@@ -101,21 +112,54 @@ def test_a_known_truth_is_found(scaling, gradients, law):
                 values = ("shares", model, "ddp", devices, 4 * devices, link, cap, 1.0)
                 line = dict(zip(scaling.SETTINGS, values, strict=True))
                 said = scaling.predict(truth, pd.Series(line))
-                line |= {"images": 4, "runs": 6, "transfer": said["exposed"], "busy": 0.0,
-                         "backward": 0.6 * said["compute"] + said["slowed"],
-                         **{k: said[k] for k in ("slowed", "waiting", "ddp")}}
+                line |= {
+                    "images": 4,
+                    "runs": 6,
+                    "transfer": said["exposed"],
+                    "busy": 0.0,
+                    "backward": 0.6 * said["compute"] + said["slowed"],
+                    **{k: said[k] for k in ("slowed", "waiting", "ddp")},
+                }
                 line |= {f"step_time{end}": said["step_time"] for end in ("", "_low", "_high")}
                 lines.append(line)
-        lines.append(lines[-1] | {"mode": "single_process", "num_devices": 1, "batch_size": 4,
-                                  "busy": compute["shares", model, 4][0],
-                                  "backward": compute["shares", model, 4][1]})
-    rows = pd.DataFrame([{"occasion": "one", "run_id": run, "mode": "no_communication",
-                          "num_devices": 2, "warmup": 0, "step_time": 8.0 * (1 + deviation),
-                          "study": "shares", "cpu_share": str(share)}
-                         for run in range(1, 7) for deviation in spread / np.sqrt(2)])
-    alone = pd.DataFrame([{"network": name, "ranks": 2, "bytes": size,
-                           "seconds": scaling.all_reduce_time(size, 2, link)}
-                          for name, link in whole.items() for size in (4096, 2**20, 5 * 2**20)])
+        lines.append(
+            lines[-1]
+            | {
+                "mode": "single_process",
+                "num_devices": 1,
+                "batch_size": 4,
+                "busy": compute["shares", model, 4][0],
+                "backward": compute["shares", model, 4][1],
+            }
+        )
+    rows = pd.DataFrame(
+        [
+            {
+                "occasion": "one",
+                "run_id": run,
+                "mode": "no_communication",
+                "num_devices": 2,
+                "warmup": 0,
+                "step_time": 8.0 * (1 + deviation),
+                "study": "shares",
+                "cpu_share": str(share),
+            }
+            for run in range(1, 7)
+            for deviation in spread / np.sqrt(2)
+        ]
+    )
+    alone = pd.DataFrame(
+        [
+            {
+                "network": name,
+                "ranks": 2,
+                "bytes": size,
+                "seconds": scaling.all_reduce_time(size, 2, link),
+            }
+            for name, link in whole.items()
+            for size in (4096, 2**20, 5 * 2**20)
+        ]
+    )
     table = pd.DataFrame(lines)
     inputs, known = scaling.fit(rows, table, alone, pd.concat(gradients.values()))
     missed = known[known["input"].str.contains("missed")].set_index("input")["value"]

@@ -14,15 +14,16 @@ FAULTS = {"glibc": {8: 1e4, 16: 8e5, 32: 2.4e6}, "kept": {8: 1e4, 16: 2e4, 32: 6
 
 
 def runs_of(script, folder) -> pd.DataFrame:
-    return script.r.run_table(script.r.read_results(folder)[0])
+    return load("common/results.py").read_runs(folder)
 
 
 @pytest.fixture
 def memory_runs(tmp_path):
     """One core at a known price per fault; two with half of the batch, and of its faults, each."""
-    script = load("cpu/studies/memory/plot.py")
-    for run, (memory, batch) in itertools.product(range(1, 7), itertools.product(
-            FAULTS, (8, 16, 32))):  # fmt: skip
+    script = load("cpu/studies/memory.py")
+    for run, (memory, batch) in itertools.product(
+        range(1, 7), itertools.product(FAULTS, (8, 16, 32))
+    ):
         faults = FAULTS[memory][batch] * (1 + 0.01 * run)
         time = CLEAN * batch + PRICE * faults
         folder, settings = tmp_path / memory, {"batch_size": batch, "memory": memory}
@@ -38,7 +39,7 @@ def test_price_of_a_fault_and_what_it_explains(memory_runs):
     price = script.price_of_fault(runs)
     assert price["price_us"] == pytest.approx(1e6 * PRICE)
     assert price["clean_ms_per_image"] == pytest.approx(1000 * CLEAN)
-    table = script.verdicts(runs, runs[runs["scaling"] != "weak"], price["price_us"])
+    table = script.verdict_table(runs, runs, price["price_us"] / 1e6)
     table = table.set_index(["what", "memory"])
     image = table.loc["time per image at 32 less at 16 (ms)", "glibc"]
     more = 1e3 * PRICE * (2.4e6 / 32 - 8e5 / 16) * 1.035
@@ -51,30 +52,35 @@ def test_price_of_a_fault_and_what_it_explains(memory_runs):
 
 def test_faults_are_predicted_from_blocks_above_32_mib(memory_runs):
     script, runs = memory_runs
-    blocks = pd.DataFrame({"batch_size": 8, "operator": "conv", "shapes": "", "blocks": [3, 5],
-                           "bytes": [8 * 3 * 2**20, 8 * 2**20]})  # fmt: skip
+    blocks = pd.DataFrame(
+        {
+            "batch_size": 8,
+            "operator": "conv",
+            "shapes": "",
+            "blocks": [3, 5],
+            "bytes": [8 * 3 * 2**20, 8 * 2**20],
+        }
+    )
     pages = {8: 0, 11: 3 * 33 * 256, 32: 3 * 96 * 256, 33: (3 * 99 + 5 * 33) * 256}
     assert {batch: script.predicted_faults(blocks, batch) for batch in pages} == pages
     table = script.fault_table(runs, blocks).set_index("batch_size")
     assert table.loc[32, "more_faults"] == pytest.approx((2.4e6 - 6e4) * 1.035)
 
 
-def test_blocks_belong_to_the_innermost_operator():
-    script = load("cpu/studies/memory/list_blocks.py")
-    operator = {"cat": "cpu_op", "args": {"Input Dims": [[1]]}}
+def test_blocks_are_counted_by_their_size():
+    script = load("cpu/studies/list_blocks.py")
     memory = {"name": "[memory]", "cat": "cpu_instant_event"}
-    events = [operator | {"name": "outer", "ts": 0, "dur": 10},
-              operator | {"name": "inner", "ts": 2, "dur": 3},
-              *(memory | {"ts": ts, "args": {"Bytes": size}}
-                for ts, size in ((1, 10), (3, 20), (4, -20), (6, 30), (12, 40)))]  # fmt: skip
-    found = {(name, size): n for (name, _, size), n in script.count_blocks(events).items()}
-    assert found == {("outer", 10): 1, ("inner", 20): 1, ("outer", 30): 1, ("outside", 40): 1}
+    sizes = (10, 20, -20, 30, 20)  # negative: given back
+    events = [{"name": "conv", "cat": "cpu_op", "args": {}}]
+    events += [memory | {"args": {"Bytes": size}} for size in sizes]
+    assert script.count_blocks(events) == {10: 1, 20: 2, 30: 1}
 
 
 def test_operators_are_timed_and_counted_by_type():
-    script = load("cpu/studies/limit/measure_limit.py")
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8),
-                                  torch.nn.ReLU(inplace=True))  # fmt: skip
+    script = load("cpu/studies/measure_limit.py")
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(inplace=True)
+    )
     with script.LayerTimes(count=True) as layers:
         output = network(torch.ones(2, 3, 10, 10))
         output.view(2, -1)
@@ -89,45 +95,64 @@ def test_operators_are_timed_and_counted_by_type():
 
 
 def test_roof_is_the_longer_of_operations_and_bytes():
-    script = load("cpu/studies/limit/plot.py")
+    script = load("cpu/studies/limit.py")
     layers = pd.DataFrame(
-        [[1, "kept", 2, "convolution", 4.0, 200, 10], [1, "kept", 2, "concatenation", 3.0, 0, 20],
-         [1, "kept", 2, "step", 7.5, 0, 0]],
-        columns=["round", "memory", "step", "type", "seconds", "flops", "bytes"])  # fmt: skip
-    rates = pd.DataFrame({"round": 1, "what": ["convolution", "product", "triad"],
-                          "rate": [100.0, 80.0, 10.0]})  # fmt: skip
+        [
+            [1, "kept", 2, "convolution", 4.0, 200, 10],
+            [1, "kept", 2, "concatenation", 3.0, 0, 20],
+            [1, "kept", 2, "step", 7.5, 0, 0],
+        ],
+        columns=["round", "memory", "step", "type", "seconds", "flops", "bytes"],
+    )
+    rates = pd.DataFrame(
+        {"round": 1, "what": ["convolution", "product", "triad"], "rate": [100.0, 80.0, 10.0]}
+    )
     table = script.roof_table(layers, rates).set_index("type")
-    assert table["roof"].to_dict() == {"convolution": 2.0, "concatenation": 2.0,
-                                       "between operators": 0, "step": 4.0}  # fmt: skip
+    assert table["roof"].to_dict() == {
+        "convolution": 2.0,
+        "concatenation": 2.0,
+        "between operators": 0,
+        "step": 4.0,
+    }
     assert table.loc["between operators", "seconds"] == pytest.approx(0.5)
     assert table.loc["step", "share"] == pytest.approx(100 * 4 / 7.5)
 
 
 def test_contention_is_what_cores_lose_when_all_are_busy(tmp_path):
     """A step that takes 1.1 times as long, less what the faster rank waits; a triad of 0.8."""
-    script = load("cpu/studies/limit/plot.py")
+    script = load("cpu/studies/limit.py")
     for run in range(1, 7):
         write_run(tmp_path, 1, run, 3.0, mode="single_process", batch_size=16)
         write_run(tmp_path, 2, run, 3.3, mode="no_communication", batch_size=32)
         write_run(tmp_path, 2, run, 3.3, batch_size=32)
-    rates = [[run, f"{what}_busy", cores, rate] for run in range(1, 7) for what, cores, rate in (
-        ("product", 1, 9.0), ("product", 1, 11.0), ("product", 2, 10.0), ("triad", 1, 10.0),
-        ("triad", 2, 8.0))]  # fmt: skip
+    rates = [
+        [run, f"{what}_busy", cores, rate]
+        for run in range(1, 7)
+        for what, cores, rate in (
+            ("product", 1, 9.0),
+            ("product", 1, 11.0),
+            ("product", 2, 10.0),
+            ("triad", 1, 10.0),
+            ("triad", 2, 8.0),
+        )
+    ]
     rates = pd.DataFrame(rates, columns=["round", "what", "cores", "rate"])
     slower = script.contention_table(rates, runs_of(script, tmp_path))
     assert "Too few" in script.verdict_of(slower, 5)
     assert script.verdict_of(slower, 6) == (
-        "Significantly longer: a triad, a step (memory glibc); not so: a product.")  # fmt: skip
+        "Significantly longer: a triad, a step (memory glibc); not so: a product."
+    )
     table = slower.set_index("what")["slower"]
-    assert table.to_dict() == pytest.approx({"product": 1.0, "triad": 1.25,
-                                             "step (memory glibc)": 1.1})  # fmt: skip
+    assert table.to_dict() == pytest.approx(
+        {"product": 1.0, "triad": 1.25, "step (memory glibc)": 1.1}
+    )
 
 
 @pytest.fixture
 def share_runs(tmp_path):
     """Devices of 0.2 of a core: a step of 4 images takes 6 s by itself, with n of them a hundredth
     longer for each without communication, 2 hundredths in DDP; real cores take 1.2 s."""
-    script = load("cpu/studies/shares/plot.py")
+    script = load("cpu/studies/shares.py")
     share = {"cpu_share": 0.2, "memory": "kept", "ddp_time": 0.01}
     for run, n in itertools.product(range(1, 7), range(1, 9)):
         drift, mode = 1 + 0.05 * run, "no_communication" if n > 1 else "single_process"
@@ -163,10 +188,9 @@ def test_emulation_is_held_against_its_controls(share_runs):
 
 def test_curve_budget_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     script, folder = share_runs
-    late = script.straggler_table(script.r.read_results(folder)[0]).set_index("part")
-    assert late.loc[[0.8, 0.5], "step_ratio"].tolist() == pytest.approx([
-        1 / 0.8 / 1.06, 2 / 1.06])  # fmt: skip
-    done = run_plots("cpu/studies/shares/plot.py", folder, "--output", tmp_path / "plots")
+    late = script.straggler_table(script.results.read_results(folder)[0]).set_index("part")
+    assert late.loc[[0.8, 0.5], "step_ratio"].tolist() == pytest.approx([1 / 0.8 / 1.06, 2 / 1.06])
+    done = run_plots("cpu/studies/shares.py", folder, "--output", tmp_path / "plots")
     assert done.returncode == 0, done.stderr
     budget = pd.read_csv(tmp_path / "plots" / "budget.csv").set_index("num_devices")
     assert sorted(budget.index) == list(range(2, 9))
@@ -175,18 +199,23 @@ def test_curve_budget_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     assert periods["factor"].to_dict() == pytest.approx({50: 1.0, 10: 1.1})
     assert periods["ideal"].to_dict() == pytest.approx({50: 6.0 * 1.175, 10: 6.6 * 1.175})
     assert {path.stem for path in (tmp_path / "plots").glob("*.png")} == {
-        "curve", "budget", "straggler"}  # fmt: skip
-    assert "0.88 [0.88, 0.88] on 8" in done.stdout  # 1 / 1.14
+        "curve",
+        "budget",
+        "straggler",
+    }
+    assert "0.88 [0.88, 0.88] |" in done.stdout  # 1 / 1.14
 
 
 def test_what_other_networks_gain(tmp_path):
-    script = load("cpu/studies/networks/plot.py")
+    script = load("cpu/studies/networks.py")
     for run, (memory, factor) in itertools.product(range(1, 7), (("glibc", 1.5), ("kept", 1.0))):
         for model, time in (("resnet18", 2.0), ("alexnet", 1.0)):
             own = {"memory": memory, "model": model, "minor_faults": 100 * factor}
             write_run(tmp_path / memory / model, 1, run, time * factor, **own)
             write_run(tmp_path / memory / model, 2, run, time / 1.6, **own)
-    table = script.network_table(runs_of(script, tmp_path)).set_index("model")
+    runs = runs_of(script, tmp_path)
+    networks = script.study(runs, tmp_path).tables["networks"]
+    table = networks.set_index("model")
     assert table.loc["resnet18", "rate_kept"] == pytest.approx(16.0)
     assert table["speedup_kept"].tolist() == pytest.approx([1.6, 1.6])
     assert table["kept_one"].tolist() == pytest.approx([1.5, 1.5])
@@ -196,14 +225,16 @@ def test_what_other_networks_gain(tmp_path):
 
 def test_the_best_single_process_is_chosen_and_confirmed_in_other_rounds(tmp_path):
     """The setting that was lucky in the first rounds is chosen; the fresh rounds show it."""
-    script = load("cpu/studies/single_process/plot.py")
+    script = load("cpu/studies/single_process.py")
     common = {"mode": "single_process", "threads": 2}
     for run in range(1, 13):
         write_run(tmp_path / "ddp", 2, run, 4.0)
         lucky = 2.0 if run <= 6 else 4.4
         write_run(tmp_path / "old", 2, run, 4.4, micro_batches=1, **common)
         write_run(tmp_path / "new", 2, run, lucky, micro_batches=2, **common)
-    table = script.settings_table(runs_of(script, tmp_path)).set_index("setting")
+    runs = runs_of(script, tmp_path)
+    table = script.setting_table(runs.assign(setting=script.name_settings(runs)))
+    table = table.set_index("setting")
     assert list(table.index) == [script.OLD, "in micro-batches, memory glibc, NCHW"]
     best = table.iloc[-1]
     assert best["chosen_by"] == pytest.approx(16) and best["over_old"] == pytest.approx(1.0)

@@ -18,6 +18,17 @@ RANK_COUNTS = [1, 2, 3]
 IMAGE_SIZE = 48
 
 
+def between(images: int) -> float:
+    """GiB between what so many images need with recomputation, and without."""
+    memory = load("gpu/predict_memory.py")
+    needs = []
+    for checkpoint in (False, True):
+        task = memory.Task("densenet121", images, IMAGE_SIZE, checkpoint=checkpoint)
+        needs.append(memory.predict_memory(task).total / memory.GIB)
+    assert needs[1] < needs[0]
+    return sum(needs) / 2
+
+
 @pytest.fixture(scope="module", params=SCRIPTS)
 def recorded(request, data, tmp_path_factory) -> tuple[str, dict]:
     """What 1, 2 and 3 ranks trained on and learned: (ranks, name of the run) -> per rank."""
@@ -29,7 +40,7 @@ def recorded(request, data, tmp_path_factory) -> tuple[str, dict]:
         "bs7_workers2": ["--batch-size", 7, "--workers", 2],
     }
     if request.param == "gpu":
-        runs["bs7_checkpoint"] = ["--batch-size", 7, "--checkpoint"]
+        runs["bs7_checkpoint"] = ["--batch-size", 7, "--on-oom", "checkpoint"]
     else:
         runs["bs7_ddp"] = ["--batch-size", 7, "--bucket-cap-mb", 1]
         runs["bs7_micro"] = ["--batch-size", 7, "--micro-batches", 2]
@@ -39,7 +50,8 @@ def recorded(request, data, tmp_path_factory) -> tuple[str, dict]:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
         arguments = []
         for name, own in runs.items():
-            arguments += ["--", "--output", folder / f"{name}.csv", *common, *own]
+            limit = ["--memory-limit", between(-(-7 // ranks))] if "--on-oom" in own else []
+            arguments += ["--", "--output", folder / f"{name}.csv", *common, *own, *limit]
         done = launch(ranks, INJECTED, REPOSITORY / script, "record", folder, *arguments)
         assert done.returncode == 0, done.stderr
         for name in runs:
@@ -56,7 +68,8 @@ def plain_parameters(script, data: Path, batch_size: int) -> dict[str, torch.Ten
     model = module.torchvision.models.densenet121(num_classes=10).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (module.MEAN, module.STD))
-    for keys in module.rank_batches(0, 1, batch_size, len(images.samples), 3, 0):
+    chosen = module.choose_images(batch_size, 3, len(images.samples), 0)
+    for keys in module.rank_batches(chosen, 0, 1):
         pixels, labels = zip(*(images[key] for key in keys), strict=True)
         batch = (torch.stack(pixels) / 255 - mean) / std
         optimizer.zero_grad()
@@ -121,6 +134,7 @@ def test_rows_are_complete_and_parts_add_up(recorded):
         for step in range(3):
             own = [int(r["images"]) for r in rows if int(r["step"]) == step]
             assert own == module.batch_split(batch, ranks) and sum(own) == batch
+        assert ("checkpoint=1" in rows[0]["options"]) == (name == "bs7_checkpoint")
         for row in rows:
             parts = sum(float(row[f"{part}_time"]) for part in module.PARTS)
             assert parts == pytest.approx(float(row["step_time"]), rel=1e-9)
@@ -130,7 +144,7 @@ def test_rows_are_complete_and_parts_add_up(recorded):
             assert 0 < float(row["ddp_time"]) <= float(row["communication_time"])
             kernel = float(row["user_time"]) + float(row["system_time"])
             assert 0 < kernel and float(row["minor_faults"]) >= 0
-            for column in ("user_time", "system_time", "minor_faults"):
+            for column in ("user_time", "system_time"):
                 assert 0 <= float(row[f"communication_{column}"]) <= float(row[column])
 
 
@@ -176,10 +190,27 @@ def inject(data, folder, sleep: float, repeats: int) -> tuple[pd.DataFrame, list
     places, interval = load("tests/injected.py").PLACES, load("common/results.py").median_interval
     output = folder / f"slept_{sleep}" / "times_run1.csv"
     done = launch(
-        2, INJECTED, REPOSITORY / script, "sleep", folder, "--", "--data", data, "--output",
-        output, "--image-size", IMAGE_SIZE, "--batch-size", 4, *options,
-        "--warmup", len(places), "--steps", len(places) * repeats, INJECTED_SLEEP=str(sleep),
-    )  # fmt: skip
+        2,
+        INJECTED,
+        REPOSITORY / script,
+        "sleep",
+        folder,
+        "--",
+        "--data",
+        data,
+        "--output",
+        output,
+        "--image-size",
+        IMAGE_SIZE,
+        "--batch-size",
+        4,
+        *options,
+        "--warmup",
+        len(places),
+        "--steps",
+        len(places) * repeats,
+        INJECTED_SLEEP=str(sleep),
+    )
     assert done.returncode == 0, done.stderr
     rows = [row for row in read_rows(output) if row["warmup"] == "0"]
 
@@ -196,12 +227,17 @@ def inject(data, folder, sleep: float, repeats: int) -> tuple[pd.DataFrame, list
             others = [p for p in places if part != SLEPT.get(p, ("", ""))[rank]]
             base, found = times(rank, part, *others), times(rank, part, place)
             low, _, high = statistics.quantiles(base, n=4)
-            truth.append({
-                "slept_in": place, "rank": rank, "found_in": part, "slept_s": sleep,
-                "found_s": statistics.median(found) - statistics.median(base),
-                "scatter_s": high - low,  # of a step without, on this machine now
-                "resolved": interval(found)[1] > interval(times(rank, part, "nowhere"))[2],
-            })  # fmt: skip
+            truth.append(
+                {
+                    "slept_in": place,
+                    "rank": rank,
+                    "found_in": part,
+                    "slept_s": sleep,
+                    "found_s": statistics.median(found) - statistics.median(base),
+                    "scatter_s": high - low,  # of a step without, on this machine now
+                    "resolved": interval(found)[1] > interval(times(rank, part, "nowhere"))[2],
+                }
+            )
     return pd.DataFrame(truth), rows
 
 
@@ -221,20 +257,38 @@ def test_clocks_find_what_was_put_in(data, tmp_path):
         assert min(float(r["started_at"]) + float(r["step_time"]) for r in own) > data_there
 
 
-@pytest.mark.parametrize("model, environment, expected", [
-    ("resnet18", {}, "glibc"),
-    ("mobilenet_v3_large", {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0"}, "kept"),
-    ("alexnet", {"THP_MEM_ALLOC_ENABLE": "1"}, "glibc THP_MEM_ALLOC_ENABLE=1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "model, environment, expected",
+    [
+        ("resnet18", {}, "glibc"),
+        ("mobilenet_v3_large", {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0"}, "kept"),
+        ("alexnet", {"THP_MEM_ALLOC_ENABLE": "1"}, "glibc THP_MEM_ALLOC_ENABLE=1"),
+    ],
+)
 def test_rows_say_what_memory_and_network(data, tmp_path, model, environment, expected):
     """And another network, in micro-batches, with as many threads as there are cores, pinned."""
     output, cores = tmp_path / "times_run1.csv", len(os.sched_getaffinity(0))
     options = ["--mode", "single_process", "--threads", cores, "--micro-batches", 2]
     done = launch(
-        1, REPOSITORY / "cpu/project_ex_1.py", "--data", data, "--output", output, "--steps", 1,
-        "--warmup", 0, "--image-size", 64, "--batch-size", 4, "--model", model, *options,
+        1,
+        REPOSITORY / "cpu/project_ex_1.py",
+        "--data",
+        data,
+        "--output",
+        output,
+        "--steps",
+        1,
+        "--warmup",
+        0,
+        "--image-size",
+        64,
+        "--batch-size",
+        4,
+        "--model",
+        model,
+        *options,
         **environment,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     (row,) = read_rows(output)
     assert (row["memory"], row["model"], row["mode"]) == (expected, model, "single_process")

@@ -3,8 +3,8 @@
 import itertools
 import math
 import statistics
-import sys
 
+import pandas as pd
 import pytest
 from conftest import REPOSITORY, launch, load, read_rows
 from hypothesis import given, settings
@@ -13,14 +13,16 @@ from test_hostile import FUZZ, NASTY
 from test_plots import run_plots, write_run
 
 FACTORS = {  # off, on, and what that makes of a step's time
-    "loader": ("pil", "tensor", 0.9375), "precision": ("fp32", "bf16", 0.5),
-    "channels_last": (0, 1, 0.8), "memory": ("glibc", "kept", 1 / 1.2),
-}  # fmt: skip
+    "loader": ("pil", "tensor", 0.9375),
+    "precision": ("fp32", "bf16", 0.5),
+    "channels_last": (0, 1, 0.8),
+    "memory": ("glibc", "kept", 1 / 1.2),
+}
 
 
 @pytest.fixture
 def variants():
-    return load("cpu/studies/variants/plot.py")
+    return load("cpu/studies/variants.py")
 
 
 def write_study(folder, **fast):
@@ -41,19 +43,25 @@ def write_study(folder, **fast):
     (folder / "learning.csv").write_text("\n".join(losses) + "\n")
 
 
+def named_runs(variants, *folders):
+    runs = variants.results.read_runs(*folders)
+    names = [variants.name_variant(run) for _, run in runs.iterrows()]
+    return runs.assign(variant=names)
+
+
 def test_known_gains_and_limits(variants, tmp_path):
     write_study(tmp_path)
-    runs = variants.read_variants(variants.r.run_table(variants.r.read_results(tmp_path)[0]))
+    runs = named_runs(variants, tmp_path)
     table = variants.variant_table(runs).set_index("variant")
     fast = table.loc["tensor loader + bf16 + channels last + memory kept"]
     assert table.index[0] == variants.PLAIN and table.index[-1] == fast.name and len(table) == 17
-    assert [fast[f"gain{end}"] for end in variants.r.ENDS] == pytest.approx([3.2] * 3)
+    assert [fast[f"gain{end}"] for end in variants.results.ENDS] == pytest.approx([3.2] * 3)
     assert fast["rate"] == pytest.approx((12.8 / 1.1 + 12.8 / 1.2) / 2)
     assert fast["loading_percent"] == pytest.approx(10.0)
-    factors = variants.factor_table(runs).set_index("factor")
+    factors = variants.factor_table(runs[runs["options"] == ""]).set_index("factor")
     for kind in ("alone", "last", "mean"):
         assert factors[kind].tolist() == pytest.approx([1 / 0.9375, 2.0, 1.25, 1.2, 3.2])
-    (_, copy), = variants.copy_table(runs).iterrows()
+    ((_, copy),) = variants.copy_table(runs).iterrows()
     assert copy["gain"] == pytest.approx(7.5 / 7.0) and copy["with"] == pytest.approx(1.0)
 
 
@@ -62,33 +70,47 @@ def test_gains_by_occasion(variants, tmp_path):
     write_study(tmp_path / "runs")
     for run in range(1, 7):
         write_run(tmp_path / "runs_2" / "plain", 2, run, 8.0, loader="pil")
-        write_run(tmp_path / "runs_2" / "fast", 2, run, 2.0, loader="tensor", precision="bf16",
-                  channels_last=1, memory="kept")  # fmt: skip
-    rows = variants.r.read_results(tmp_path / "runs", tmp_path / "runs_2")[0]
-    gains = variants.gain_table(variants.read_variants(variants.r.run_table(rows)))
+        write_run(
+            tmp_path / "runs_2" / "fast",
+            2,
+            run,
+            2.0,
+            loader="tensor",
+            precision="bf16",
+            channels_last=1,
+            memory="kept",
+        )
+    gains = variants.gain_table(named_runs(variants, tmp_path / "runs", tmp_path / "runs_2"))
     assert gains["occasion"].tolist() == ["runs", "runs_2", "together"]
     assert gains["gain"].tolist() == pytest.approx([3.2, 4.0, 3.6])
 
 
 def test_known_difference_in_learning(variants, tmp_path):
     write_study(tmp_path)
-    _, learning = variants.read_learning(tmp_path / "learning.csv")
-    assert variants.r.interval_text(learning, "difference", 4) == "0.0050 [-0.0200, 0.0300]"
-    assert variants.r.interval_text(learning, "percent", 1) == "0.5 [-2.0, 3.0]"
+    learning = variants.learning_table(pd.read_csv(tmp_path / "learning.csv")).iloc[0]
+    text = load("common/tables.py").interval_text
+    assert text(learning, "difference", 4) == "0.0050 [-0.0200, 0.0300]"
+    assert text(learning, "percent", 1) == "0.5 [-2.0, 3.0]"
     assert learning["drop"] == pytest.approx(1.0)
 
 
 def test_figures_of_variants_and_what_is_missing(tmp_path):
     write_study(tmp_path / "results")
-    command = ["cpu/studies/variants/plot.py", tmp_path / "results", "--output", tmp_path / "plots"]
+    command = ["cpu/studies/variants.py", tmp_path / "results", "--output", tmp_path / "plots"]
     done = run_plots(*command)
     assert done.returncode == 0, done.stderr
-    assert "3.20 [3.20, 3.20] times plain PyTorch" in done.stdout
+    assert "| all together | 3.20 [3.20, 3.20] |" in done.stdout
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
-        "variants.png", "variants.pdf", "learning.png", "learning.pdf", "variants.csv",
-        "factors.png", "factors.pdf", "factors.csv", "copies.csv", "gains.csv",
-        "summary.csv", "learning.csv", "answers.md",
-    }  # fmt: skip
+        "variants.csv",
+        "factors.png",
+        "factors.pdf",
+        "factors.csv",
+        "copies.csv",
+        "gains.csv",
+        "summary.csv",
+        "learning.csv",
+        "answers.md",
+    }
     (tmp_path / "results" / "learning.csv").unlink()
     done = run_plots(*command)
     assert done.returncode == 2 and "learning.csv" in done.stderr and "Traceback" not in done.stderr
@@ -100,17 +122,17 @@ def test_figures_of_variants_and_what_is_missing(tmp_path):
 def test_hostile_variants(variants, monkeypatch, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("hostile")
     write_study(folder / "results", options=data.draw(NASTY), dataset=data.draw(NASTY))
-    changed = folder / "results" / "learning.csv"
-    lines = [line.split(",") for line in changed.read_text().splitlines()]
-    line = data.draw(st.sampled_from(lines))
-    line[data.draw(st.integers(0, len(line) - 1))] = data.draw(NASTY)
-    changed.write_text("\n".join(map(",".join, lines)), errors="surrogatepass")
-    monkeypatch.setattr(variants.f, "save", lambda figure, _: (
-        figure.canvas.draw(), variants.plt.close(figure)))  # fmt: skip
+    monkeypatch.setattr(
+        variants.figures,
+        "save",
+        lambda figure, _: (figure.canvas.draw(), variants.figures.plt.close(figure)),
+    )
     arguments = [str(folder / "results"), "--output", str(folder / "plots")]
-    monkeypatch.setattr(sys, "argv", ["plots", *arguments])
+    args = variants.figures.read_arguments("", folder / "runs", arguments)
     with pytest.raises(SystemExit) as end:
-        variants.f.plot_results(variants.__doc__, variants.HERE / "runs", variants.draw)
+        variants.figures.plot_results(
+            args, lambda session: variants.study(session.runs, session.folder)
+        )
     assert end.value.code in (0, 1, 2)
     assert {path.name for path in folder.iterdir()} <= {"results", "plots"}
 
@@ -119,7 +141,7 @@ def test_both_settings_begin_alike_and_learn(data, tmp_path):
     """The first loss is that of equal weights and images: apart by rounding and resampling only."""
     path = tmp_path / "learning.csv"
     options = ["--seeds", "1", "--steps", "20", "--image-size", "32", "--batch-size", "16"]
-    script = REPOSITORY / "cpu" / "studies" / "variants" / "measure_learning.py"
+    script = REPOSITORY / "cpu" / "studies" / "measure_learning.py"
     done = launch(2, script, "--output", path, "--data", data, *options)
     assert done.returncode == 0, done.stderr
     losses = {"plain": [], "fast": []}

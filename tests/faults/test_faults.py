@@ -69,9 +69,15 @@ class Broken:
 
     def two_nodes(self, port: int, rank: int = 0, **settings) -> subprocess.Popen:
         """One of two nodes of a sweep that has a folder of its own."""
-        settings = {"TMPDIR": str(self.temporary), "NNODES": "2", "NODE_RANK": str(rank),
-                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CORE_COUNTS": "2",
-                    **settings}  # fmt: skip
+        settings = {
+            "TMPDIR": str(self.temporary),
+            "NNODES": "2",
+            "NODE_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "CORE_COUNTS": "2",
+            **settings,
+        }
         return start(self.results.with_name("nodes"), self.data, **SETTINGS | settings)
 
     def stop(self, process: subprocess.Popen) -> None:
@@ -223,8 +229,13 @@ def other_settings(broken, process):
     named = broken.sweep(OPTIONS="--image-size 64", NUM_RUNS="1", CORE_COUNTS="1")
     out, err = named.communicate(timeout=120)
     assert named.returncode == 2 and "image_size 32 there, 64 here" in err, out + err
-    other = broken.sweep(OPTIONS="--image-size 64", NUM_RUNS="1", CORE_COUNTS="1", RESULTS_DIR="",
-                         OWN_DIR=str(broken.results))  # fmt: skip
+    other = broken.sweep(
+        OPTIONS="--image-size 64",
+        NUM_RUNS="1",
+        CORE_COUNTS="1",
+        RESULTS_DIR="",
+        OWN_DIR=str(broken.results),
+    )
     out, err = other.communicate(timeout=120)
     assert other.returncode == 0 and "are kept in" in out, out + err
     (aside,) = broken.results.parent.glob("results_until_*")
@@ -273,8 +284,11 @@ def clock_set_back(broken, process):
     clock = broken.results.with_name("clock")
     clock.write_text("+0\n")
     late = broken.sweep(
-        **broken.one_more("1"), LD_PRELOAD=str(FAKETIME), FAKETIME_TIMESTAMP_FILE=str(clock),
-        FAKETIME_CACHE_DURATION="1", DONT_FAKE_MONOTONIC="1",
+        **broken.one_more("1"),
+        LD_PRELOAD=str(FAKETIME),
+        FAKETIME_TIMESTAMP_FILE=str(clock),
+        FAKETIME_CACHE_DURATION="1",
+        DONT_FAKE_MONOTONIC="1",
     )
     time.sleep(broken.dice.uniform(3.0, 9.0))
     clock.write_text("-2d\n")
@@ -337,15 +351,21 @@ def other_code(broken, process):
     broken.stop(process)
     copy, rows = broken.results.with_name("copy"), broken.results.with_name("nodes")
     for folder in ("cpu", "common"):
-        shutil.copytree(REPOSITORY / folder, copy / folder, dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns("*.csv", "*.pdf", "*.png"))  # fmt: skip
+        shutil.copytree(
+            REPOSITORY / folder,
+            copy / folder,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("*.csv", "*.pdf", "*.png"),
+        )
     with (copy / "cpu" / "project_ex_1.py").open("a") as file:
         file.write("\nOTHER = 1\n")
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    nodes = [broken.two_nodes(port),
-             broken.two_nodes(port, 1, program=copy / "cpu" / "run_experiments.sh")]
+    nodes = [
+        broken.two_nodes(port),
+        broken.two_nodes(port, 1, program=copy / "cpu" / "run_experiments.sh"),
+    ]
     for node in nodes:
         out, err = node.communicate(timeout=120)
         assert node.returncode == 2 and "another machine, code or dataset" in err, out + err
@@ -398,10 +418,20 @@ def link_down(broken, process):
     broken.stop(process)
     results = broken.results.with_name("hosts")
     late = start(
-        results, broken.data, program=NETWORK, HOSTS="2", RATES="1gbit", SLOW_RATES="", VARIANTS="",
-        ANCHOR="0", CPU_SHARE="1", NUM_RUNS="1", STEPS="40", RUN_TIMEOUT="120",
+        results,
+        broken.data,
+        program=NETWORK,
+        HOSTS="2",
+        RATES="1gbit",
+        SLOW_RATES="",
+        VARIANTS="",
+        ANCHOR="0",
+        CPU_SHARE="1",
+        NUM_RUNS="1",
+        STEPS="40",
+        RUN_TIMEOUT="120",
         TMPDIR=str(broken.temporary),
-    )  # fmt: skip
+    )
     # First comes the all-reduce alone; on a busy machine all that takes more than two minutes.
     wait_for(lambda: {"0", "1"} <= set(processes_of(results.parent).values()), 300)
     time.sleep(broken.dice.uniform(4.0, 12.0))
@@ -416,9 +446,21 @@ def link_down(broken, process):
     return ""
 
 
-FAULT_KINDS = [kill_rank, kill_torchrun, kill_sweep, interrupt_sweep, terminate_sweep,
-               second_sweep, damaged_image, hang_rank, damaged_file, pause_sweep, damaged_later,
-               port_taken, other_code]  # fmt: skip
+FAULT_KINDS = [
+    kill_rank,
+    kill_torchrun,
+    kill_sweep,
+    interrupt_sweep,
+    terminate_sweep,
+    second_sweep,
+    damaged_image,
+    hang_rank,
+    damaged_file,
+    pause_sweep,
+    damaged_later,
+    port_taken,
+    other_code,
+]
 FAULT_KINDS += [clock_set_back] if FAKETIME else []
 FAULT_KINDS += [kill_sliced, group_removed] if ROOT and SHARES.controller() else []
 FAULT_KINDS += [link_down] if ROOT and shutil.which("tc") else []
@@ -520,8 +562,11 @@ def test_faults(data, tmp_path, group):
         assert last.returncode == 0, out + err
         assert len(contents(broken.results)) >= RUNS
         left = [path.name for path in broken.results.rglob("*") if path.suffix in (".tmp", ".log")]
-        left += [path.name for path in broken.temporary.iterdir()
-                 if not path.name.startswith("torchinductor")]  # torch's own cache  # fmt: skip
+        left += [
+            path.name
+            for path in broken.temporary.iterdir()
+            if not path.name.startswith("torchinductor")
+        ]  # torch's own cache
         assert not left
         done = broken.plots()
         assert done.returncode == 0, done.stderr

@@ -21,9 +21,17 @@ from test_training import IMAGE_SIZE, plain_parameters
 NETWORK = REPOSITORY / "cpu" / "studies" / "network" / "run.sh"
 GRADIENT_BYTES = 27_856_424
 BITS = {"100mbit": 1e8, "1gbit": 1e9}
-SMALL = {"HOSTS": "2", "NUM_RUNS": "1", "RUN_TIMEOUT": "60", "CPU_SHARE": "1", "SLOW_RATES": "",
-         "ANCHOR": "0", "STEPS": "3", "WARMUP": "2",
-         "OPTIONS": f"--image-size {IMAGE_SIZE}"}  # as of the plain loop
+SMALL = {
+    "HOSTS": "2",
+    "NUM_RUNS": "1",
+    "RUN_TIMEOUT": "60",
+    "CPU_SHARE": "1",
+    "SLOW_RATES": "",
+    "ANCHOR": "0",
+    "STEPS": "3",
+    "WARMUP": "2",
+    "OPTIONS": f"--image-size {IMAGE_SIZE}",
+}  # as of the plain loop
 
 
 def ip(*arguments: str) -> str:
@@ -51,9 +59,13 @@ def start(results: Path, data: Path, **settings: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHON": sys.executable, "TMPDIR": str(temporary), **SMALL}
     environment |= {"RESULTS_DIR": str(results), "DATA_DIR": str(data), **settings}
     return subprocess.Popen(
-        [str(NETWORK)], env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [str(NETWORK)],
+        env=environment,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def with_published(results: Path) -> Path:
@@ -87,9 +99,15 @@ exec '{sys.executable}' "$script" "$@"
 """)
     python.chmod(0o755)
     process = start(
-        folder / "results", data, PYTHON=str(python), RATES="100mbit 1gbit", BATCH_SIZES="7",
-        VARIANTS="", STEPS="2", WARMUP="1",
-    )  # fmt: skip
+        folder / "results",
+        data,
+        PYTHON=str(python),
+        RATES="100mbit 1gbit",
+        BATCH_SIZES="7",
+        VARIANTS="",
+        STEPS="2",
+        WARMUP="1",
+    )
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0, out
     nothing_left(folder / "results")
@@ -119,9 +137,10 @@ def test_rows_name_the_node_of_each_rank(cluster):
 def test_all_reduce_takes_what_the_link_allows(cluster, network):
     """Two hosts: each sends and receives 2(n-1)/n of the bytes, which is once the bytes."""
     times = [
-        float(row["seconds"]) for row in read_rows(cluster / "results" / "all_reduce.csv")
+        float(row["seconds"])
+        for row in read_rows(cluster / "results" / "all_reduce.csv")
         if row["network"] == network and int(row["bytes"]) == GRADIENT_BYTES
-    ]  # fmt: skip
+    ]
     theory = GRADIENT_BYTES * 8 / BITS[network]
     taken = statistics.median(times)
     print(f"{network}: {taken:.4f} s, theory {theory:.4f} s, {100 * (taken / theory - 1):+.1f} %")

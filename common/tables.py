@@ -1,0 +1,143 @@
+"""Tables of intervals, and how they are shown: what every study is made of."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pandas as pd
+import results
+from matplotlib.figure import Figure
+
+Measure = Callable[[pd.DataFrame], results.Interval]  # from the runs of one row of a table
+
+
+class Study(NamedTuple):
+    """What a study makes of its runs: tables by the name of their file, text for answers.md (which
+    README may show), figures by the name of their file."""
+
+    tables: dict[str, pd.DataFrame]
+    text: str = ""
+    figures: dict[str, Figure] = {}
+
+
+# ---- what is in a table
+
+
+def median(column: str, scale: float = 1.0) -> Measure:
+    return lambda runs: results.median_interval(scale * runs[column])
+
+
+def mean(column: str, scale: float = 1.0) -> Measure:
+    return lambda runs: results.mean_interval(scale * runs[column])
+
+
+def over(base: pd.DataFrame, column: str = "rate") -> Measure:
+    """The ratio to other runs, taken within rounds."""
+    return lambda runs: results.paired_interval(runs, base, column)
+
+
+def measure_all(runs: pd.DataFrame, measures: dict[str, Measure]) -> dict[str, Any]:
+    """Three columns for each measure: rate, rate_low, rate_high."""
+    row: dict[str, Any] = {}
+    for name, measure in measures.items():
+        row |= results.named_interval(name, measure(runs))
+    return row
+
+
+def interval_table(runs: pd.DataFrame, by: str | list[str], **measures: Measure) -> pd.DataFrame:
+    """One row per group of runs: keys, number of runs, and each measure with its interval."""
+    keys = [by] if isinstance(by, str) else by
+    rows = []
+    for key, group in runs.groupby(keys, sort=False):
+        row = dict(zip(keys, key, strict=True)) | {"runs": len(group)}
+        rows.append(row | measure_all(group, measures))
+    return pd.DataFrame(rows)
+
+
+def require(runs: pd.DataFrame, what: str) -> pd.DataFrame:
+    """These runs; raises ResultsError if there are none."""
+    if runs.empty:
+        raise results.ResultsError(f"there are no runs of {what}: has the sweep ended?")
+    return runs
+
+
+# ---- how it is shown
+
+
+def interval_text(row: Any, name: str, digits: int | None = 2) -> str:
+    """median [low, high] of a table's row; digits None: three significant ones. A value without
+    interval is the base of a ratio."""
+    values = [row[name + end] for end in results.ENDS] if name in row else [None]
+    if any(pd.isna(values)):
+        return "-" if pd.isna(values[0]) else "base"
+    form = "#.3g" if digits is None else f".{digits}f"
+    value, low, high = (format(value, form) for value in values)
+    return f"{value} [{low}, {high}]"
+
+
+def speedup_text(row: Any, name: str = "speedup") -> str:
+    """A ratio within rounds: of few shared rounds the brackets hold the range, and it says so."""
+    text = interval_text(row, name)
+    if "[" in text and row["rounds"] < results.ENOUGH:
+        return f"{text} (range of {row['rounds']:.0f})"
+    return text
+
+
+def cell_text(row: Any, name: str, digits: int | None = 2) -> str:
+    if f"{name}_low" in row:
+        return interval_text(row, name, digits)
+    if isinstance(row[name], float):
+        return "-" if pd.isna(row[name]) else f"{row[name]:.4g}"
+    return str(row[name])
+
+
+def shown(table: pd.DataFrame, columns: dict[str, str], digits: int | None = 2) -> pd.DataFrame:
+    """A table as its reader sees it: columns maps names to headings; intervals in brackets."""
+    cells = {}
+    for name, heading in columns.items():
+        cells[heading] = [cell_text(row, name, digits) for _, row in table.iterrows()]
+    return pd.DataFrame(cells, index=range(len(table)))
+
+
+def markdown(
+    table: pd.DataFrame, caption: str, columns: dict[str, str], digits: int | None = 2
+) -> str:
+    """A table for README with a sentence above it; nothing if the table is empty."""
+    if table.empty:
+        return ""
+    cells = shown(table, columns, digits)
+    lines = [caption, "", f"| {' | '.join(cells.columns)} |", f"|{'---|' * len(cells.columns)}"]
+    for row in cells.to_numpy():
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join([*lines, "", ""])
+
+
+def configuration_text(table: pd.DataFrame, device: str, is_original: bool) -> str:
+    """All configurations of a sweep, aligned."""
+    columns = {"series": "configuration", "mode": "mode", "num_devices": device, "runs": "runs"}
+    columns |= {"interval": "interval"}
+    measured = {"rate": "img/s", "step_time": "step (s)", "cold_step_time": "first step (s)"}
+    cells = shown(table, columns).join(shown(table, measured, None))
+    for name, heading in (("speedup", "speed-up"), ("efficiency", "efficiency")):
+        cells[heading] = [speedup_text(row, name) for _, row in table.iterrows()]
+    if is_original:
+        cells["img/s, original's method"] = table["rate_original_method"].round(4)
+    return cells.to_string(index=False)
+
+
+def against_text(runs: pd.DataFrame, others: pd.DataFrame) -> str:
+    """The rates of equal configurations, and their ratio, for results of two folders."""
+    rows = []
+    groups = dict(list(others.groupby(results.KEY)))
+    for key, own in runs.groupby(results.KEY, sort=False):
+        if key in groups:
+            row = {"series": own["series"].iloc[0], "mode": key[2], "devices": key[0]}
+            row |= results.named_interval("here", results.median_interval(own["rate"]))
+            there = groups[key]["rate"]
+            row |= results.named_interval("there", results.median_interval(there))
+            ratio = results.ratio_interval(own["rate"], there)
+            rows.append(row | results.named_interval("ratio", ratio))
+    if not rows:
+        return "no configuration is in both"
+    columns = {"series": "configuration", "mode": "mode", "devices": "devices"}
+    columns |= {"here": "img/s here", "there": "img/s there", "ratio": "here / there"}
+    return shown(pd.DataFrame(rows), columns).to_string(index=False)

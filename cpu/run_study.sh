@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# One study: a sweep over its own configurations, then what it measures besides, then its tables.
+#
+# Usage: ./run_study.sh NAME [--dry-run | --help]        NAME: a file studies/NAME.sh
+#
+# A study's file says in its first lines what it asks, sets its defaults, and has functions:
+#   list      prints the configurations. It calls `loops` with settings in front, which prints what
+#             run_experiments.sh would measure; for what differs there are, besides its settings,
+#               MODES="ddp no_communication single_process"     which of these to print
+#               SUFFIX=_x ADD_VARIABLES="A=1" ADD_OPTIONS="--x"  added to each line: to the
+#                           folder's name, to the environment of the run, to its options
+#   after     measures once what belongs to the study besides, into $results (most have none)
+#   launch    starts the command of a run, "$@", where that takes more than starting it; it sees
+#             the run's variables, and NNODES (most have none; see studies/network.sh)
+#   before, cleanup    what comes before the first run, and at the end, whatever ends it
+# studies/NAME.py makes the tables: see plot_study.py. tests/README.md shows a whole study.
+# Settings of all studies are those of run_experiments.sh.
+#
+# shellcheck disable=SC2317  # functions that are called by a study's file, or by a trap
+set -euo pipefail
+
+cpu="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+header() { sed -n '2,/^$/s/^# \{0,1\}//p' "$1"; } # the first lines of a script
+loops() { "$cpu/run_experiments.sh" --list; }
+die() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+name="${1:-}"
+study="$cpu/studies/$name.sh"
+if [[ $name == --help || $name == -h ]]; then
+  sed -n '2,/^# shellcheck/s/^# \{0,1\}//p' "$0" | sed '$d'
+  exit
+fi
+if [[ ! $name || ! -f $study ]]; then
+  names=("$cpu"/studies/*.sh)
+  names=("${names[@]##*/}")
+  die "no study '$name': there are ${names[*]%.sh}"
+fi
+if [[ ${2:-} == --help ]]; then
+  header "$study"
+  exec "$cpu/run_experiments.sh" --help
+fi
+
+before() { :; }
+after() { :; }
+cleanup() { :; }
+own="$cpu/studies/$name/runs_own"
+results="${RESULTS_DIR:-$own}"
+export PYTHON="${PYTHON:-$(command -v "$cpu/../.venv/bin/python" || echo python3)}"
+export BOUNDS="${BOUNDS:-none}" SERIES="${SERIES:-strong}" NUM_RUNS="${NUM_RUNS:-6}"
+export STEPS="${STEPS:-}" WARMUP="${WARMUP:-}"
+# shellcheck source=/dev/null
+source "$study"
+case "${2:-}" in
+  --list) list; exit ;;
+  --launch) shift 2; launch "$@"; exit ;;
+  --dry-run | "") ;;
+  *) die "unknown option '$2': there are --dry-run and --help; settings are in the environment" ;;
+esac
+if [[ $(type -t launch) ]]; then
+  LAUNCHER="$(printf '%q %q --launch' "$cpu/run_study.sh" "$name")"
+  export LAUNCHER
+fi
+
+# The sweep, and what a study starts itself, run in the background: bash reacts to a signal while it
+# waits, not while a command runs.
+child=""
+status=0
+run() {
+  setpriv --pdeathsig TERM "$@" &
+  child=$!
+  local code=0
+  wait "$child" || code=$?
+  child=""
+  return "$code"
+}
+stop() {
+  trap '' INT TERM HUP
+  [[ ! $child ]] || kill -TERM "$child" 2>/dev/null || true
+  wait || true
+  exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+trap 'stop 129' HUP # not under nohup: what was ignored before stays so
+
+if (($# == 1)); then
+  trap 'trap "" INT TERM HUP; cleanup' EXIT
+  before
+fi
+run "$PYTHON" "$cpu/../common/sweep.py" "$cpu/project_ex_1.py" \
+  "$(printf '%q %q' "$cpu/run_study.sh" "$name")" "$own" "" "${@:2}" || status=$?
+# A failed run (1) stops nothing; nothing can run (2), out of time (3) and stopped (128 and more) do.
+((status < 2)) || exit "$status"
+if (($# == 1)); then
+  after || status=1
+  run "$PYTHON" "$cpu/plot_study.py" "$name" "$results" || status=1
+fi
+exit "$status"
