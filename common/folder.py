@@ -28,6 +28,7 @@ class SweepError(Exception):
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is never seen half written."""
+    # Renaming is atomic within a folder.
     part = path.with_name(path.name + ".tmp")
     part.write_text(text)
     part.replace(path)
@@ -49,6 +50,7 @@ def take_lock(path: Path, taken: str) -> int:
     """Take a folder for this process alone; the kernel gives the lock back when it ends. Returns
     the open folder; raises SweepError with the words `taken` if another process has it."""
     try:
+        # Read-only is enough to lock, and another user's folder can be opened so.
         held = os.open(path, os.O_RDONLY)
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -70,6 +72,7 @@ def read_run(path: Path) -> tuple[float, float]:
     images = 0
     with path.open() as file:
         for row in csv.DictReader(file):
+            # Ranks run freely: each has its own sum.
             rank, seconds = row["rank"], float(row["step_time"])
             steps[rank] = steps.get(rank, 0.0) + seconds
             if row["warmup"] == "0":
@@ -99,6 +102,7 @@ class ResultsFolder:
 
     def check_ours(self) -> None:
         """Raise SweepError if the folder was removed, or replaced by another, since lock()."""
+        # The lock is on the folder that was there then, whatever its name is now.
         if not os.path.samestat(os.fstat(self.held), self.path.stat()):
             raise SweepError(f"the results folder {self.path} was replaced by another")
         if not (self.path / "environment.json").is_file():
@@ -108,6 +112,7 @@ class ResultsFolder:
         """environment.json of the results that are there; of an empty folder, this machine's."""
         file = self.path / "environment.json"
         if not file.is_file():
+            # Rows of nobody knows which machine must not be gone on with.
             if any(self.path.glob("*/times_run*.csv")):
                 raise SweepError(
                     f"{file}, which says whose the runs there are, is missing: put it back, or "
@@ -133,6 +138,7 @@ class ResultsFolder:
 
     def move_aside(self) -> Path:
         """Rename the folder and make an empty one in its place."""
+        # Nothing that was measured is deleted.
         aside = Path(f"{self.path}_until_{datetime.now():%Y%m%d_%H%M%S}")
         self.path.rename(aside)
         self.lock()
@@ -164,6 +170,7 @@ class ResultsFolder:
             name = str(path.relative_to(self.path))
             if not re.fullmatch(r"times_run\d+\.csv", path.name) or not path.is_file():
                 continue
+            # What is left in `listed` at the end is not there any more.
             expected = listed.pop(name, None)
             if expected not in (None, sha256(path)):
                 messages.append(f"damaged since it was measured, kept as {set_aside(path)}: {name}")
@@ -172,6 +179,7 @@ class ResultsFolder:
             else:
                 good[name] = sha256(path)
         messages += [f"removed since it was measured: {name}" for name in sorted(listed)]
+        # A line break in a name would need sha256sum's escapes: such a run is taken as found.
         lines = [f"{digest}  {name}\n" for name, digest in good.items() if "\n" not in name]
         write_whole(self.path / "SHA256SUMS", "".join(lines))
         return messages
@@ -208,6 +216,7 @@ class ResultsFolder:
         their suffix: .retry (how to try again) and .skip (why not)."""
         words = {}
         for path in rows.parent.glob(f"{rows.stem}.*"):
+            # Not times_run1.csv.bak, which a user may keep there.
             if path.suffix.startswith(OF_A_RUN) and path.is_file():
                 if path.suffix in (".skip", ".retry"):
                     words[path.suffix] = json.loads(path.read_text())
@@ -217,6 +226,7 @@ class ResultsFolder:
     def note_complete(self, rows: Path) -> None:
         """Add a complete run to SHA256SUMS."""
         self.check_ours()
+        # Added to, not written anew: after thousands of runs that would take longer than a run.
         with (self.path / "SHA256SUMS").open("a") as file:
             file.write(f"{sha256(rows)}  {rows.relative_to(self.path)}\n")
 
@@ -233,6 +243,7 @@ class ResultsFolder:
         for name, value in columns.items():
             row[name] = f"{value:.2f}" if isinstance(value, float) else value
         path = self.path / "runs.csv"
+        # A full disk may have left it empty.
         is_new = not path.is_file() or path.stat().st_size == 0
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, LOG_COLUMNS, lineterminator="\n")

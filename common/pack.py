@@ -3,62 +3,40 @@
     python pack.py RESULTS            # RESULTS/<configuration>/times_run*.csv -> RESULTS/rows.csv
     python pack.py --unpack RESULTS   # and back, byte for byte
 
-The first column names the configuration. A run is removed only after what was packed has been read
+The first column names the configuration. Runs are removed only after what was packed has been read
 back and gives the same bytes.
 """
 
 import argparse
-import csv
-import io
-import shutil
 import sys
 from pathlib import Path
 
 
-def lines_of(columns: list[str], rows: list[dict[str, str]], end: str) -> bytes:
-    """A CSV file as the training script writes it."""
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator=end)
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()
-
-
-def unpack(packed: Path) -> dict[str, bytes]:
-    """The files of runs that a packed file stands for, by configuration and name."""
-    runs: dict[str, list[dict[str, str]]] = {}
-    with packed.open(newline="") as file:
-        text = file.read()
-    end = "\r\n" if "\r\n" in text else "\n"
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    for row in reader:
-        name = f"{row['configuration']}/times_run{row['run_id']}.csv"
-        runs.setdefault(name, []).append(row)
-    columns = list(reader.fieldnames or [])[1:]
-    return {name: lines_of(columns, rows, end) for name, rows in runs.items()}
-
-
-def pack(folder: Path) -> int:
-    """Pack a folder's runs; returns how many. Ends the program if they do not all fit."""
-    rows: list[dict[str, str]] = []
-    contents: dict[str, bytes] = {}
-    columns: list[str] = []
+def pack(folder: Path) -> dict[str, str]:
+    """Write rows.csv; the text of each run by its name."""
+    texts, lines = {}, []
     for path in sorted(folder.glob("*/times_run*.csv")):
-        contents[f"{path.parent.name}/{path.name}"] = path.read_bytes()
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                rows.append({"configuration": path.parent.name} | row)
-            columns = list(reader.fieldnames or [])
-    end = "\r\n" if any(b"\r\n" in content for content in contents.values()) else "\n"
-    packed = folder / "rows.csv"
-    packed.write_bytes(lines_of(["configuration", *columns], rows, end))
-    if unpack(packed) != contents:
-        packed.unlink()
-        sys.exit(f"error: {folder}: the runs do not have the same columns: nothing was packed")
-    for name in contents:
-        (folder / name).unlink()
-    return len(contents)
+        text = path.read_bytes().decode()
+        texts[f"{path.parent.name}/{path.name}"] = text
+        head, *rows = text.splitlines(keepends=True)
+        if not lines:
+            lines.append(f"configuration,{head}")
+        lines += [f"{path.parent.name},{row}" for row in rows]
+    (folder / "rows.csv").write_bytes("".join(lines).encode())
+    return texts
+
+
+def unpack(packed: Path) -> dict[str, str]:
+    """The text of each run that a packed file stands for, by its name."""
+    head, *lines = packed.read_bytes().decode().splitlines(keepends=True)
+    # The number of the run is the first of the run's own columns.
+    _, columns = head.split(",", 1)
+    texts: dict[str, str] = {}
+    for line in lines:
+        configuration, row = line.split(",", 1)
+        name = f"{configuration}/times_run{row.split(',')[0]}.csv"
+        texts[name] = texts.get(name, columns) + row
+    return texts
 
 
 def pack_skipped(folder: Path) -> None:
@@ -77,17 +55,25 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="the folder of one session")
     parser.add_argument("--unpack", action="store_true", help="write a file for each run again")
     args = parser.parse_args()
+    packed = args.results / "rows.csv"
     if args.unpack:
-        for name, content in unpack(args.results / "rows.csv").items():
+        for name, text in unpack(packed).items():
             (args.results / name).parent.mkdir(exist_ok=True)
-            (args.results / name).write_bytes(content)
+            (args.results / name).write_bytes(text.encode())
         return
-    count = pack(args.results)
+    texts = pack(args.results)
+    if unpack(packed) != texts:
+        packed.unlink()
+        sys.exit(
+            f"error: {args.results}: the runs do not have the same columns: nothing was packed"
+        )
+    for name in texts:
+        (args.results / name).unlink()
     pack_skipped(args.results)
     for path in args.results.iterdir():
         if path.is_dir() and not any(path.iterdir()):
-            shutil.rmtree(path)
-    print(f"{count} runs are in {args.results / 'rows.csv'}")
+            path.rmdir()
+    print(f"{len(texts)} runs are in {packed}")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def free_port() -> int:
 def command_of(job: Job) -> list[str]:
     """The command line of a run. The variables reach the training script alone: torchrun itself is
     not to run with another allocator."""
+    # torchrun for several ranks only: one rank by itself needs no network.
     python = job.program[0]
     torchrun = []
     if job.ranks > 1:
@@ -105,7 +106,9 @@ def command_of(job: Job) -> list[str]:
             torchrun = ["sh", "-c", NUMBER_NODE, "sh", *torchrun]
         else:
             torchrun += ["--standalone"]
+        # The ranks are bound to torchrun, which is bound to timeout, which is bound to the sweep.
         torchrun += BOUND
+    # By env, behind torchrun and on whichever node the rank is.
     assignments = [f"{name}={value}" for name, value in job.variables.items()]
     with_limit = ["sh", "-c", IF_PARENT_WITH_LIMIT, str(os.getpid()), f"{job.limit_s:.3f}"]
     return [*BOUND, *with_limit, *job.launcher, *torchrun, "env", *assignments, *job.program]
@@ -121,7 +124,7 @@ def environment_of(job: Job, temporary: Path) -> dict[str, str]:
         other_preload = name == "LD_PRELOAD" and "malloc" not in value
         if name not in dropped or other_preload:
             kept[name] = value
-    told = {name: value for name, value in job.variables.items() if name not in dropped}
+    told = {name: value for name, value in job.variables.items() if name not in allocators}
     return kept | told | {"NNODES": str(job.nodes), "TMPDIR": str(temporary)}
 
 
@@ -148,6 +151,7 @@ def end(process: subprocess.Popen) -> None:
     if process.poll() is None:
         process.terminate()
         try:
+            # timeout kills what does not end within GRACE_S; this is for timeout itself.
             process.wait(GRACE_S + 2)
         except (subprocess.TimeoutExpired, Stopped):
             process.kill()
@@ -157,7 +161,9 @@ def end(process: subprocess.Popen) -> None:
 def why_it_failed(status: int, log: str) -> str:
     """One line: what a rank said, which signal ended it, or the last words of its output."""
     said = [line.removeprefix("error: ") for line in log.splitlines() if line.startswith("error: ")]
+    # A rank that lost another one knows nothing: the other one's word counts.
     said = [line for line in said if "lost another rank" not in line]
+    # torchrun's report of what it took for the first failure.
     cause = re.search(r"Root Cause.*?rank +: (\d+).*?exitcode +: -(\d+)", log, re.DOTALL)
     if cause:
         said.append(f"rank {cause[1]} ended by signal {cause[2]}")

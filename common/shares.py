@@ -25,6 +25,7 @@ V1, V2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
 
 def controller() -> Path | None:
     """Where groups with a limit of CPU time can be made."""
+    # Where both are mounted the cpu controller is version 1's.
     if (V1 / "cgroup.procs").is_file():
         return V1
     with contextlib.suppress(OSError):
@@ -48,6 +49,7 @@ def refusal(variables: Mapping[str, str], ranks: int, cores: int) -> str:
         part = 0.0
     if not 0.05 <= part <= 1:
         return f"CPU_SHARE: expected a share of a core between 0.05 and 1, got {share!r}"
+    # Below that the quota is rounded up, and the share is not what was asked for.
     if part * period_of(variables) < 1:
         return (
             f"CPU_SHARE={part:g} of CPU_PERIOD_MS={period_of(variables)} is less than 1 ms, which "
@@ -83,6 +85,7 @@ class Groups:
 
     def make(self, ranks: int, variables: Mapping[str, str]) -> dict[str, str]:
         """Make groups for a run; what tells its ranks, which enter their own after the warm-up."""
+        # A sweep that was killed leaves groups, and a run that failed may too.
         self.remove()
         place = controller() or V1
         folder, period = place / self.name, 1000 * period_of(variables)
@@ -94,6 +97,7 @@ class Groups:
                 # The kernel gives no less than 1 ms.
                 quota = max(1000, int(part_of(rank, ranks, variables) * period))
                 limits = {"cpu.max": f"{quota} {period}"}
+                # Version 1 has a file for each; the period comes first, or the quota may not fit.
                 if place == V1:
                     limits = {"cpu.cfs_period_us": str(period), "cpu.cfs_quota_us": str(quota)}
                 (folder / str(rank)).mkdir()
@@ -107,6 +111,7 @@ class Groups:
 
     def remove(self) -> None:
         """End what is in the groups, and remove them."""
+        # Groups within a group first: the kernel removes none that holds others.
         for folder in (V1 / self.name, V2 / self.name):
             for group in [*folder.glob("*/"), folder]:
                 remove_group(group)
@@ -147,6 +152,7 @@ def miss(path: Path, variables: Mapping[str, str], stolen_s: float, wall_s: floa
     nothing if all is well."""
     ranks = cpu_time_of_ranks(path)
     for rank, (busy, passed) in ranks.items():
+        # Communication does not count: there a rank sleeps.
         share, got = part_of(rank, len(ranks), variables), busy / passed
         if abs(got / share - 1) > MISS:
             return f"rank {rank} got {got:.3f} of a core, not its share of {share:.3g}"

@@ -86,6 +86,7 @@ CHECKS = {  # what a setting must look like, and in words
     "CORE_COUNTS": INTEGERS,
     "GPU_COUNTS": INTEGERS,
 }
+# NAME=value, as a shell has it in front of a command.
 VARIABLE = re.compile(r"[A-Z_]+=")
 
 
@@ -131,6 +132,7 @@ def read_settings() -> dict[str, str]:
     for name, (pattern, expected) in CHECKS.items():
         if os.environ.get(name) and not re.fullmatch(pattern, os.environ[name]):
             raise SweepError(f"{name}: expected {expected}, got {os.environ[name]!r}")
+    # make passes settings that are not given as empty ones.
     settings = {name: os.environ.get(name) or default for name, default in DEFAULTS.items()}
     if settings["NNODES"] != "1" and not (settings["LAUNCHER"] and settings["MASTER_ADDR"]):
         raise SweepError(f"NNODES={settings['NNODES']} needs LAUNCHER and MASTER_ADDR: see --help")
@@ -146,6 +148,7 @@ def split_words(setting: str, text: str) -> list[str]:
         raise SweepError(f"{setting}: {error}: {text!r}") from None
     split = []
     for word in words:
+        # Or --bucket-cap-mb=2 and --micro-batches=2 would share a folder's name.
         split += word.split("=", 1) if word.startswith("--") else [word]
     return split
 
@@ -165,6 +168,7 @@ def folder_name(base: str, words: list[str]) -> str:
     bs32_cores4_precision_bf16; of NAME=value it is the value."""
     parts = [base]
     for word in words:
+        # MEMORY=kept is "kept" in a name; of other characters none is safe in every file system.
         word = VARIABLE.sub("", word, count=1)
         parts.append(re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_"))
     return "_".join(filter(None, parts))
@@ -180,6 +184,7 @@ def refuse_repeated(given: list[str], listed: list[str]) -> None:
 
 def print_list(listing: list[str], devices: int, settings: dict[str, str]) -> list[str]:
     """The lines of LIST, which gets the number of devices."""
+    # LIST may need Python, and must not find another one.
     environment = {**os.environ, "DEVICES": str(devices), "PYTHON": settings["PYTHON"]}
     command = [*listing, "--list"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -190,6 +195,7 @@ def print_list(listing: list[str], devices: int, settings: dict[str, str]) -> li
 
 def read_line(line: str, given: list[str], nodes: str) -> Configuration | Impossible:
     """A line of LIST, with the words that the user's settings add to it."""
+    # Split as a shell does: a path in it may have a blank.
     base, ranks, *rest = shlex.split(line)
     folder = folder_name(base, given)
     if ranks == "skip":
@@ -198,9 +204,12 @@ def read_line(line: str, given: list[str], nodes: str) -> Configuration | Imposs
     variables, options = split_variables(words)
     more_variables, more_options = split_variables(given)
     refuse_repeated(more_options, options)
+    # What the user gives comes last: a variant may set what the list has.
     variables = {"MEMORY": "glibc", "NNODES": nodes} | variables | more_variables
+    # torchrun sets OMP_NUM_THREADS=1 only when it starts more than one process; 0 leaves it so.
     if threads != "0":
         variables["OMP_NUM_THREADS"] = threads
+    # The same ranks on more nodes are another measurement.
     if variables["NNODES"] != "1":
         folder += f"_nodes{variables['NNODES']}"
     return Configuration(folder, int(ranks), variables, options + more_options)
@@ -222,6 +231,7 @@ def list_configurations(
             new = read_line(line, [*own, *common, *options], settings["NNODES"])
             if isinstance(new, Impossible):
                 impossible[new.folder] = new
+            # A fixed batch and a fixed batch per device meet in one configuration.
             elif any(new.is_same_measurement(old) for old in found.values()):
                 continue
             elif new.folder in found:
@@ -237,10 +247,12 @@ def check_devices(configurations: list[Configuration], identity: dict[str, Any])
         if memory not in process.MEMORIES:
             known = ", ".join(process.MEMORIES)
             raise SweepError(f"MEMORIES: expected some of {known}, got {memory!r}")
+        # Of a library that is missing the loader would only warn, and glibc be measured.
         if library := process.missing_library(memory):
             raise SweepError(f"memory {memory} needs {library}, which is not installed")
     for one in configurations:
         if one.variables.get("CPU_SHARE"):
+            # Results of two throttling periods differ: the period identifies them.
             identity["cpu_period_ms"] = shares.PERIOD_MS
             reason = shares.refusal(one.variables, one.ranks, identity["cores_granted"])
             if reason:
@@ -265,12 +277,14 @@ def plan(
     does not depend on which runs are there already, and differs between results folders."""
 
     def place(run: tuple[int, Configuration]) -> tuple[int, str]:
+        # md5 is only a die here: the same on every machine, Python's own hash is not.
         text = f"{folder.path.name} {run[0]} {run[1].folder}"
         return run[0], hashlib.md5(text.encode()).hexdigest()
 
     runs = []
     for run_id in range(1, rounds + 1):
         for one in configurations:
+            # A file of this name is complete: the training script renames it when it is.
             done = folder.rows_of(one.folder, run_id).is_file()
             if not done and not folder.is_skipped(one.folder):
                 runs.append((run_id, one))
@@ -279,6 +293,7 @@ def plan(
 
 def seconds_left(runs: list[tuple[int, Configuration]], walls: dict[str, list[float]]) -> float:
     """What runs need if each takes what its configuration took so far, or else all did."""
+    # Configurations differ by a factor of ten; within one, runs are alike.
     means = {name: statistics.mean(times) for name, times in walls.items()}
     other = statistics.mean(means.values()) if means else SECONDS_PER_RUN
     return sum(means.get(one.folder, other) for _, one in runs)
@@ -290,6 +305,7 @@ def duration(seconds: float) -> str:
 
 def stolen_seconds() -> float:
     """Seconds that the hypervisor gave to others since the start, over all cores."""
+    # The eighth number of the line "cpu", which sums over all cores, in ticks.
     return int(Path("/proc/stat").read_text().split()[8]) / os.sysconf("SC_CLK_TCK")
 
 
@@ -305,6 +321,7 @@ class Sweep:
         name = f"sweep-{hashlib.md5(str(folder.path).encode()).hexdigest()[:12]}"
         self.temporary = Path(tempfile.gettempdir(), name)
         self.groups = shares.Groups(name)
+        # Taken before results move aside: of another machine's runs no time is estimated.
         self.walls = folder.wall_times()
         self.failures: list[str] = []
         minutes = float(settings["MINUTES"] or "inf")
@@ -315,6 +332,7 @@ class Sweep:
         variables = dict(one.variables)
         variables |= process.MEMORIES[variables.pop("MEMORY")]
         nodes = int(variables.pop("NNODES"))
+        # The ranks enter their groups themselves, after the warm-up.
         if variables.get("CPU_SHARE"):
             variables |= self.groups.make(one.ranks, variables)
         arguments = [*script_options(self.settings), "--output", str(rows), *one.options, *more]
@@ -338,6 +356,7 @@ class Sweep:
     def run_one(self, one: Configuration, run_id: int, more: list[str]) -> str:
         """Run a configuration once and see what becomes of it; a line that says so. The training
         script leaves its rows, or a word why it did not: how to try again, or why not to."""
+        # A user may have moved the folder away since the last run.
         self.folder.check_ours()
         rows = self.folder.rows_of(one.folder, run_id)
         rows.parent.mkdir(exist_ok=True)
@@ -351,9 +370,11 @@ class Sweep:
             # Its rows may be there already: then it is complete, and has a checksum.
             self.note_if_complete(rows)
             raise
+        # A monotonic clock: somebody may set the other one.
         wall, stolen = time.monotonic() - begun, stolen_seconds() - stolen
         words = self.folder.take_words(rows)
         why = process.why_it_failed(status, log.read_text(errors="replace"))
+        # A run whose ranks did not get their shares measured something else.
         if rows.is_file() and one.variables.get("CPU_SHARE"):
             missed = shares.miss(rows, one.variables, stolen, wall)
             if missed:
@@ -362,6 +383,7 @@ class Sweep:
 
         measured = {"wall_s": wall, "stolen_s": stolen}
         if rows.is_file():
+            # First the checksum, then the log: a run without a log is complete all the same.
             self.folder.note_complete(rows)
             steps_s, rate = read_run(rows)
             self.walls.setdefault(one.folder, []).append(wall)
@@ -386,6 +408,7 @@ class Sweep:
 
     def note_if_complete(self, rows: Path) -> None:
         with process.undisturbed():
+            # A second Ctrl-C comes after this.
             if rows.is_file():
                 self.folder.note_complete(rows)
             self.folder.take_words(rows)
@@ -424,6 +447,7 @@ class Sweep:
         """Draw the figures anew, so that one can look, and stop, at any time."""
         if self.settings["FIGURES"] == "0" or not self.plot:
             return
+        # In a session of its own, as the runs: a Ctrl-C must not end in the plot's traceback.
         command = [*process.BOUND, self.settings["PYTHON"], self.plot, str(self.folder.path)]
         command += arguments
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -492,6 +516,7 @@ def measure(
 ) -> None:
     """Take the machine and the folder, and do the runs that are missing."""
     folder = sweep.folder
+    # The machine first: whoever waits for it must not hold a folder.
     lock_machine()
     folder.lock()
     if differences:
@@ -502,6 +527,7 @@ def measure(
     for one in impossible:
         folder.skip(one.folder, one.devices, one.batch, one.reason)
     sweep.run(plan(configurations, folder, int(sweep.settings["NUM_RUNS"])))
+    # cpu_run_own stands beside cpu_run.
     published = Path(str(folder.path).removesuffix("_own"))
     compare = published != folder.path and any(published.rglob("times_run*.csv"))
     sweep.draw(*(["--against", str(published)] if compare else []))
@@ -514,6 +540,7 @@ def report_failures(failures: list[str]) -> NoReturn:
 
 def run_program(script: Path, listing: list[str], own: Path, plot: str, is_dry: bool) -> None:
     settings = read_settings()
+    # With the user's options: what the script refuses is said before anything is written.
     asked = [*script_options(settings), *split_words("OPTIONS", settings["OPTIONS"])]
     environment = describe(settings["PYTHON"], script, asked)
     environment["recorded"] |= {"steps": settings["STEPS"], "warmup": settings["WARMUP"]}
@@ -529,6 +556,7 @@ def run_program(script: Path, listing: list[str], own: Path, plot: str, is_dry: 
     folder = ResultsFolder(path, environment)
     differences = check_identity(folder, settings)
     if is_dry:
+        # The plan is of the empty folder that would take their place.
         if differences:
             print("The results that are there would move aside:", *differences, sep="\n  ")
             folder.path = path / "none"

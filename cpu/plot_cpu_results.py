@@ -9,8 +9,8 @@ Reads every run below the folders, the original study's six columns too; statist
 common/results.py. --method original adds the reading of the original study: batch size / mean over
 all rows of (loading + compute).
 
-Writes throughput_line, time_components_bar and loss_budget (.png, .pdf); summary.csv,
-occasions.csv, budget.csv, waiting.csv and answers.md, beside the results. Exit status: 0, 1 if some
+Writes throughput_line and time_components_bar (.png, .pdf); summary.csv, occasions.csv, budget.csv,
+bounds.csv, waiting.csv and answers.md, beside the results. Exit status: 0, 1 if some
 files were left out, 2 if nothing was left.
 """
 
@@ -226,38 +226,18 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     return figure
 
 
-def loss_budget(budget: pd.DataFrame, title: str) -> plt.Figure:
-    """What each device loses against one alone with as many images: the terms with intervals."""
-    most = budget[budget["num_devices"] == budget["num_devices"].max()]
-    # Of each term a row per series [terms, series, 3].
-    shares = np.array([figures.triples(most, f"{term}_percent") for term in results.TERMS[1:]])
-    columns = {}
-    for place, (_, row) in enumerate(most.iterrows()):
-        ideal = f"the ideal step is {row['ideal_percent']:.0f} % of {row['step_time']:.2f} s"
-        columns[f"{row['series']}: {ideal}"] = shares[:, place]
-    names = [figures.NAMES.get(term, term) for term in results.TERMS[1:]]
-    cores = most["num_devices"].iloc[0]
-    xlabel = "share of the measured step (%): mean over rounds, 95 % interval (range below 6)"
-    figure = figures.dot_chart(names, columns, f"{title}\n{cores} cores", xlabel)
-    figure.axes[0].axvline(0, color="#444444", linewidth=0.8)
-    return figure
-
-
 def draw_all(session: figures.Session) -> tables.Study:
     runs = session.runs
     # Oversubscribed configurations are in the table alone.
     fair = session.table[~session.table["options"].str.contains(results.UNFAIR)]
     strong = fair[fair["scaling"] != "weak"]
-    budget = results.loss_budget(runs)
     drawn = {}
     if len(strong):
         drawn["throughput_line"] = throughput_line(session, strong)
         drawn["time_components_bar"] = time_components_bar(session, strong)
-    if len(budget):
-        drawn["loss_budget"] = loss_budget(budget, session.title)
     if fair.empty:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)
-    own = {"budget": budget, "occasions": session_table(runs)}
+    own = {"budget": results.loss_budget(runs), "occasions": session_table(runs)}
     own |= {"waiting": waiting_table(session.rows, runs), "bounds": results.bound_table(runs)}
     return tables.Study(own, answers(fair, own), drawn)
 

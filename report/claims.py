@@ -131,12 +131,12 @@ def memory(path: Path) -> Verdict:
 def main() -> None:
     study = HERE.parent / "cpu" / "studies" / "shares"
     try:
-        here = pd.read_csv(study / "plots" / "curve.csv").query("kind == 'strong'")
+        here = pd.read_csv(study / "plots" / "curve.csv")
         period = float(results.read_environment(study / "runs")["cpu_period_ms"]) / 1000
         predicted = memory(HERE / "memory.csv")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}: run make report")
-    here = here.set_index("num_devices")
+    here = here.query(f"kind == 'strong' and batch_size == {BATCH}").set_index("num_devices")
     cpu, gpu, none = published("cpu"), published("gpu"), ("No GPU was available", "Open")
     linear = "CPU throughput grows linearly to 7 cores"
     rows = [

@@ -60,7 +60,7 @@ def test_rows_are_complete_and_of_the_recorded_code(committed, results, tmp_path
     runs = [(path.name, read_rows(path)) for path in folder.glob("*/times_run*.csv")]
     if (folder / "rows.csv").is_file():
         for name, content in load("common/pack.py").unpack(folder / "rows.csv").items():
-            rows = list(csv.DictReader(io.StringIO(content.decode())))
+            rows = list(csv.DictReader(io.StringIO(content)))
             runs.append((Path(name).name, rows))
     assert runs
     for name, rows in runs:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import figures
 import pandas as pd
 import results
 import tables
@@ -22,10 +21,4 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     columns = {"dataset": "images", "loader": "loader", "read_from": "read from", "runs": "runs"}
     columns |= {"loading_ms": "loading of a step (ms)", "rate": "img/s"}
     text = tables.markdown(table, "What loading takes of a step, by images and loader.", columns)
-    chart = figures.dot_chart(
-        table["dataset"] + ", " + table["loader"] + " loader, " + table["read_from"],
-        {"loading": figures.triples(table, "loading_ms")},
-        figures.make_title(folder, runs),
-        f"loading of a step (ms); {figures.what_is_drawn(table)}",
-    )
-    return tables.Study({"summary": table}, text, {"loading": chart})
+    return tables.Study({"summary": table}, text)

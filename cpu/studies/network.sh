@@ -9,15 +9,17 @@
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
-: "${CORE_COUNTS:=2 4 8}" "${RATES:=100mbit 1gbit unshaped}" "${CPU_SHARE:=0.16}"
+: "${CORE_COUNTS:=2 4 8}" "${RATES:=100mbit 1gbit unshaped}"
+share="${CPU_SHARE-0.16}" # of a core for each host; 1: whole cores
 # In the second step DDP orders its buckets anew, for which ranks wait in forward: two warm-up steps.
 export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-300}" MEMORIES=kept
-export MASTER_ADDR=10.77.0.1 TORCH_CPP_LOG_LEVEL=ERROR CPU_SHARE
-[[ $CPU_SHARE != 1 ]] || CPU_SHARE="" # whole cores
+export MASTER_ADDR=10.77.0.1 TORCH_CPP_LOG_LEVEL=ERROR
 bridge=ddp-bridge host=ddp-host # namespaces of this name and a number are this study's own
 
 list() {
   local hosts rate options
+  export CPU_SHARE=$share
+  [[ $share != 1 ]] || CPU_SHARE=""
   for hosts in $CORE_COUNTS; do
     export BATCH_SIZES=$((4 * hosts)) CORE_COUNTS=$hosts
     for rate in $RATES; do
@@ -73,6 +75,7 @@ cleanup() {
 # the queue holds half a second, so that TCP and not loss sets the pace.
 shape_link() {
   local bytes_s
+  ip -n "$host$1" link set eth0 up
   tc -n "$host$1" qdisc delete dev eth0 root 2>/dev/null || true
   [[ $2 != unshaped ]] || return 0
   bytes_s=$(sed 's/gbit/ 1e9/; s/mbit/ 1e6/' <<<"$2" |

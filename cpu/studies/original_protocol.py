@@ -7,29 +7,9 @@ in place of the mean, and the steady step of this study's protocol in the same r
 
 from pathlib import Path
 
-import figures
 import pandas as pd
 import results
 import tables
-
-
-def draw_protocol(cold: pd.DataFrame, steady: pd.DataFrame, title: str) -> figures.plt.Figure:
-    """Throughput against ranks, in the three readings."""
-    figure, axes = figures.plt.subplots()
-    mean = "first step, mean over ranks: the original's reading"
-    axes.plot(cold["num_devices"], cold["rate_original_method"], "kx", label=mean)
-    look = {"color": figures.COLOURS[1], "fmt": "s", "label": "first step, slowest rank"}
-    figures.intervals(axes, cold, "rate", **look)
-    look = {"color": figures.COLOURS[0], "fmt": "o", "label": "steady step, this study's protocol"}
-    figures.intervals(axes, steady, "rate", **look)
-    threads = f"one process, {cold['threads'].iloc[0]} threads"
-    axes.annotate(threads, (1, cold["rate"].iloc[0]), (8, -12), textcoords="offset points")
-    axes.set(xlabel="ranks", ylabel="throughput (img/s)", ylim=(0, None), title=title)
-    axes.set_xticks(sorted(set(cold["num_devices"])))
-    axes.margins(x=0.3)
-    axes.legend()
-    figures.note_below(axes, figures.what_is_drawn(cold))
-    return figure
 
 
 def protocol_table(runs: pd.DataFrame, steady: pd.Series) -> pd.DataFrame:
@@ -48,6 +28,12 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         results.main_series(table[table["loader"] == loader]) for loader in ("pil", "tensor")
     )
     tables.require(cold, "the protocol (--loader pil)")
-    chart = draw_protocol(cold, steady, figures.make_title(folder, runs))
     protocol = protocol_table(runs, steady.iloc[-1])
-    return tables.Study({"protocol": protocol}, "", {"protocol": chart})
+    columns = {"num_devices": "ranks", "threads": "threads", "rate": "img/s, slowest rank"}
+    text = tables.markdown(
+        cold,
+        "The original's protocol: the first step of a fresh process.",
+        columns | {"rate_original_method": "img/s, mean rank"},
+    )
+    text += tables.markdown(steady, "The steady step, in the same rounds.", columns)
+    return tables.Study({"protocol": protocol}, text)

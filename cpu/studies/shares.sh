@@ -5,11 +5,11 @@
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
 export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" MEMORIES=kept
-: "${CPU_SHARE:=0.16}"
+share="${CPU_SHARE-0.16}" # of a core for each device
 
 list() {
   local part model
-  export CPU_SHARE
+  export CPU_SHARE=$share
   SERIES=weak BATCH_SIZES=32 BOUNDS=all loops
   BATCH_SIZES=32 CORE_COUNTS="1 2 4 7 8" loops
   for part in 0.9 0.8 0.5; do # of the last rank's share

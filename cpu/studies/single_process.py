@@ -7,7 +7,6 @@ layout, is the base.
 
 from pathlib import Path
 
-import figures
 import numpy as np
 import pandas as pd
 import tables
@@ -53,10 +52,4 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         "half of the rounds; rates are of the other half.",
         columns,
     )
-    chart = figures.dot_chart(
-        settings["setting"],
-        {"img/s": figures.triples(settings, "rate")},
-        figures.make_title(folder, runs),
-        "throughput (img/s) in fresh rounds: median, interval (range below 6)",
-    )
-    return tables.Study({"settings": settings}, text, {"single_process": chart})
+    return tables.Study({"settings": settings}, text)

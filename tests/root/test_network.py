@@ -18,20 +18,19 @@ from conftest import INJECTED, REPOSITORY, read_rows
 from test_sweep import processes_of, wait_for
 from test_training import IMAGE_SIZE, plain_parameters
 
-NETWORK = REPOSITORY / "cpu" / "studies" / "network" / "run.sh"
+STUDY = REPOSITORY / "cpu" / "run_study.sh"
+PUBLISHED = REPOSITORY / "cpu" / "studies" / "network" / "runs"
 GRADIENT_BYTES = 27_856_424
 BITS = {"100mbit": 1e8, "1gbit": 1e9}
 SMALL = {
-    "HOSTS": "2",
+    "CORE_COUNTS": "2",
     "NUM_RUNS": "1",
     "RUN_TIMEOUT": "60",
     "CPU_SHARE": "1",
-    "SLOW_RATES": "",
-    "ANCHOR": "0",
     "STEPS": "3",
     "WARMUP": "2",
-    "OPTIONS": f"--image-size {IMAGE_SIZE}",
-}  # as of the plain loop
+    "OPTIONS": f"--image-size {IMAGE_SIZE}",  # as of the plain loop
+}
 
 
 def ip(*arguments: str) -> str:
@@ -59,7 +58,7 @@ def start(results: Path, data: Path, **settings: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHON": sys.executable, "TMPDIR": str(temporary), **SMALL}
     environment |= {"RESULTS_DIR": str(results), "DATA_DIR": str(data), **settings}
     return subprocess.Popen(
-        [str(NETWORK)],
+        [str(STUDY), "network"],
         env=environment,
         text=True,
         start_new_session=True,
@@ -72,7 +71,7 @@ def with_published(results: Path) -> Path:
     """A results folder that has what run.sh measures once, before the runs."""
     results.mkdir()
     for name in ("gradients.csv", "all_reduce.csv"):
-        shutil.copy(NETWORK.with_name("runs") / name, results)
+        shutil.copy(PUBLISHED / name, results)
     return results
 
 
@@ -93,44 +92,41 @@ def cluster(data, tmp_path_factory) -> Path:
 script=$1
 shift
 if [[ $script == */project_ex_1.py && " $* " != *" --describe "* ]]; then
-  exec '{sys.executable}' '{INJECTED}' "$script" record '{folder}' -- "$@"
+  output=$(sed 's/.* --output //; s/ .*//' <<<" $*")
+  saved='{folder}'/$(basename "$(dirname "$output")")
+  mkdir -p "$saved"
+  exec '{sys.executable}' '{INJECTED}' "$script" record "$saved" -- "$@"
 fi
 exec '{sys.executable}' "$script" "$@"
 """)
     python.chmod(0o755)
-    process = start(
-        folder / "results",
-        data,
-        PYTHON=str(python),
-        RATES="100mbit 1gbit",
-        BATCH_SIZES="7",
-        VARIANTS="",
-        STEPS="2",
-        WARMUP="1",
-    )
-    out, _ = process.communicate(timeout=240)
+    rates = {"RATES": "100mbit 1gbit", "STEPS": "2", "WARMUP": "1"}
+    process = start(folder / "results", data, PYTHON=str(python), **rates)
+    out, _ = process.communicate(timeout=280)
     assert process.returncode == 0, out
     nothing_left(folder / "results")
     return folder
 
 
 def test_two_hosts_train_as_a_plain_loop(cluster, data):
-    expected = plain_parameters("cpu/project_ex_1.py", data, 7)
-    for rank in range(2):
-        saved = torch.load(cluster / f"times_run1_rank{rank}.pt")["parameters"]
-        for name, value in saved.items():
+    expected = plain_parameters("cpu/project_ex_1.py", data, 8)
+    saved = list(cluster.glob("bs8_cores2_kept_1gbit_image*/times_run1_rank*.pt"))
+    assert len(saved) == 2
+    for path in saved:
+        for name, value in torch.load(path)["parameters"].items():
             error = (value.double() - expected[name].double()).abs().max().item()
-            assert error < 1e-5, (rank, name, error)
+            assert error < 1e-5, (path, name, error)
 
 
 def test_rows_name_the_node_of_each_rank(cluster):
     paths = list((cluster / "results").rglob("times_run1.csv"))
-    assert len(paths) == 3  # two rates, and without communication
+    assert len(paths) == 7  # three and two settings, no communication, and the anchor
     for path in paths:
         rows = read_rows(path)
-        assert [(row["rank"], row["node"]) for row in rows[::3]] == [("0", "0"), ("1", "1")]
-        assert len(rows) == 6 and "nodes=2" in rows[0]["options"]
-        assert "network=" in rows[0]["options"]
+        over_network = "network=" in rows[0]["options"]
+        nodes = [row["node"] for row in sorted(rows, key=lambda row: row["rank"])]
+        assert nodes == (["0"] * 3 + ["1"] * 3 if over_network else ["0"] * 6)
+        assert ("nodes=2" in rows[0]["options"]) == over_network
 
 
 @pytest.mark.parametrize("network", BITS)
@@ -159,9 +155,7 @@ def sent_by_host1() -> int:
 def test_a_host_that_is_cut_off(data, tmp_path):
     """Its run fails with a line that names it; the sweep goes on; nothing is left."""
     results = with_published(tmp_path / "results")
-    process = start(
-        results, data, RATES="1gbit", VARIANTS="; --bucket-cap-mb 1", STEPS="20", RUN_TIMEOUT="45"
-    )
+    process = start(results, data, RATES="1gbit", STEPS="20", RUN_TIMEOUT="45")
     wait_for(lambda: both_ranks(results), 120)
     start_of_first = sent_by_host1()
     # More than a run sends before its steps, or without communication: one is cut within its steps.
@@ -175,7 +169,7 @@ def test_a_host_that_is_cut_off(data, tmp_path):
     assert process.returncode == 1, out
     failed = [line for line in out.splitlines() if "FAILED" in line]
     assert len(failed) == 1 and "for another rank (--timeout): hung, or cut off?" in failed[0], out
-    assert len(list(results.rglob("times_run1.csv"))) == 2, out
+    assert len(list(results.rglob("times_run1.csv"))) == 3, out
     nothing_left(results)
 
 
@@ -183,11 +177,11 @@ def test_a_host_that_is_cut_off(data, tmp_path):
 def test_it_cleans_up_when_it_is_stopped(data, tmp_path, end):
     """Also what one left that was killed."""
     results = with_published(tmp_path / "results")
-    killed = start(results, data, RATES="1gbit", VARIANTS="", STEPS="200")
+    killed = start(results, data, RATES="1gbit", STEPS="200")
     wait_for(lambda: "ddp-host1" in ip("netns", "list"), 60)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    process = start(results, data, RATES="1gbit", VARIANTS="", STEPS="200")
+    process = start(results, data, RATES="1gbit", STEPS="200")
     wait_for(lambda: both_ranks(results), 120)
     os.killpg(process.pid, end)
     out, _ = process.communicate(timeout=60)
