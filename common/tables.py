@@ -70,7 +70,7 @@ def interval_text(row: Any, name: str, digits: int | None = 2) -> str:
     if any(pd.isna(values)):
         return "-" if pd.isna(values[0]) else "base"
     form = "#.3g" if digits is None else f".{digits}f"
-    value, low, high = (format(value, form) for value in values)
+    value, low, high = (format(value, form).rstrip(".") for value in values)
     return f"{value} [{low}, {high}]"
 
 

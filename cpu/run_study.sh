@@ -20,7 +20,6 @@
 set -euo pipefail
 
 cpu="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-header() { sed -n '2,/^$/s/^# \{0,1\}//p' "$1"; } # the first lines of a script
 loops() { "$cpu/run_experiments.sh" --list; }
 die() {
   echo "error: $1" >&2
@@ -39,7 +38,7 @@ if [[ ! $name || ! -f $study ]]; then
   die "no study '$name': there are ${names[*]%.sh}"
 fi
 if [[ ${2:-} == --help ]]; then
-  header "$study"
+  sed '/^# shellcheck/d' "$study" | sed -n '1,/^$/s/^# \{0,1\}//p'
   exec "$cpu/run_experiments.sh" --help
 fi
 
@@ -86,8 +85,9 @@ trap 'stop 130' INT
 trap 'stop 143' TERM
 trap 'stop 129' HUP # not under nohup: what was ignored before stays so
 
+scratch="" # torchrun leaves files in TMPDIR: what a study starts itself has a folder of its own
 if (($# == 1)); then
-  trap 'trap "" INT TERM HUP; cleanup' EXIT
+  trap 'trap "" INT TERM HUP; cleanup; [[ ! $scratch ]] || rm -rf "$scratch"' EXIT
   before
 fi
 run "$PYTHON" "$cpu/../common/sweep.py" "$cpu/project_ex_1.py" \
@@ -95,7 +95,8 @@ run "$PYTHON" "$cpu/../common/sweep.py" "$cpu/project_ex_1.py" \
 # A failed run (1) stops nothing; nothing can run (2), out of time (3) and stopped (128 and more) do.
 ((status < 2)) || exit "$status"
 if (($# == 1)); then
-  after || status=1
+  scratch="$(mktemp -d)"
+  TMPDIR=$scratch after || status=1
   run "$PYTHON" "$cpu/plot_study.py" "$name" "$results" || status=1
 fi
 exit "$status"

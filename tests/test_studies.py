@@ -1,13 +1,18 @@
 """Do the studies find what is put into their rows?"""
 
 import itertools
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import load
+from conftest import REPOSITORY, load
 from test_plots import run_plots, write_run
+from test_sweep import copy_of_cpu
 
 PRICE, CLEAN = 2e-6, 0.25  # seconds: of a fault, and of an image without one
 FAULTS = {"glibc": {8: 1e4, 16: 8e5, 32: 2.4e6}, "kept": {8: 1e4, 16: 2e4, 32: 6e4}}
@@ -240,3 +245,32 @@ def test_the_best_single_process_is_chosen_and_confirmed_in_other_rounds(tmp_pat
     assert best["chosen_by"] == pytest.approx(16) and best["over_old"] == pytest.approx(1.0)
     assert best["ddp_over_it"] == pytest.approx(1.1) and best["runs"] == 6
     assert np.isfinite(best["rate_low"])
+
+
+def blocks_of_readme() -> dict[str, str]:
+    """The study that tests/README.md shows: its list and its function."""
+    text = (REPOSITORY / "tests" / "README.md").read_text()
+    return dict(re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL))
+
+
+def test_the_study_of_the_readme_runs_as_it_is_shown(data, tmp_path):
+    """Under 30 lines; it plans, measures, and makes its table."""
+    cpu, blocks = copy_of_cpu(tmp_path), blocks_of_readme()
+    assert sum(len(text.strip().splitlines()) for text in blocks.values()) < 30
+    (cpu / "studies" / "channels.sh").write_text(blocks["bash"])
+    (cpu / "studies" / "channels.py").write_text(blocks["python"])
+    small = {"CORE_COUNTS": "1", "NUM_RUNS": "1", "STEPS": "1", "WARMUP": "0", "BATCH_SIZES": "2"}
+    environment = {**os.environ, **small, "PYTHON": sys.executable, "DATA_DIR": str(data)}
+    environment["OPTIONS"] = "--image-size 32"
+    done = subprocess.run(
+        [cpu / "run_study.sh", "channels"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    plots = cpu / "studies" / "channels" / "plots_own"
+    gains = pd.read_csv(plots / "gains.csv")
+    assert set(gains["memory"]) == {"glibc", "kept"} and (gains["gain"] > 0).all()
+    assert "| memory | img/s | over NCHW |" in (plots / "answers.md").read_text()
+    help_text = subprocess.run(
+        [cpu / "run_study.sh", "channels", "--help"], capture_output=True, text=True
+    )
+    assert help_text.stdout.startswith("What the memory format brings on two cores")

@@ -175,7 +175,10 @@ def test_a_host_that_is_cut_off(data, tmp_path):
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_it_cleans_up_when_it_is_stopped(data, tmp_path, end):
-    """Also what one left that was killed."""
+    """Also what a killed one left; but not what a user keeps in TMPDIR. (Review, defect 4.)"""
+    (tmp_path / "temporary").mkdir()
+    mine = tmp_path / "temporary" / "torchinductor-notes"
+    mine.write_text("of the user")
     results = with_published(tmp_path / "results")
     killed = start(results, data, RATES="1gbit", STEPS="200")
     wait_for(lambda: "ddp-host1" in ip("netns", "list"), 60)
@@ -187,3 +190,4 @@ def test_it_cleans_up_when_it_is_stopped(data, tmp_path, end):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + end, out
     nothing_left(results)
+    assert mine.read_text() == "of the user"
