@@ -81,22 +81,31 @@ stop() {
   wait || true
   exit "$1"
 }
-trap 'stop 130' INT
-trap 'stop 143' TERM
-trap 'stop 129' HUP # not under nohup: what was ignored before stays so
 
-scratch="" # torchrun leaves files in TMPDIR: what a study starts itself has a folder of its own
-if (($# == 1)); then
-  trap 'trap "" INT TERM HUP; cleanup; [[ ! $scratch ]] || rm -rf "$scratch"' EXIT
-  before
-fi
-run "$PYTHON" "$cpu/../common/sweep.py" "$cpu/project_ex_1.py" \
-  "$(printf '%q %q' "$cpu/run_study.sh" "$name")" "$own" "" "${@:2}" || status=$?
-# A failed run (1) stops nothing; nothing can run (2), out of time (3) and stopped (128 and more) do.
-((status < 2)) || exit "$status"
-if (($# == 1)); then
-  scratch="$(mktemp -d)"
-  TMPDIR=$scratch after || status=1
-  run "$PYTHON" "$cpu/plot_study.py" "$name" "$results" || status=1
-fi
-exit "$status"
+# A function: bash reads a script as it goes, and this one may change while a study runs.
+main() {
+  trap 'stop 130' INT
+  trap 'stop 143' TERM
+  trap 'stop 129' HUP # not under nohup: what was ignored before stays so
+
+  scratch="" # torchrun leaves files in TMPDIR: what a study starts itself has a folder of its own
+  if (($# == 1)); then
+    trap 'trap "" INT TERM HUP; cleanup; [[ ! $scratch ]] || rm -rf "$scratch"' EXIT
+    before
+  fi
+  if [[ $(type -t list) ]]; then
+    run "$PYTHON" "$cpu/../common/sweep.py" "$cpu/project_ex_1.py" \
+      "$(printf '%q %q' "$cpu/run_study.sh" "$name")" "$own" "" "${@:2}" || status=$?
+  fi
+  # A failed run (1) stops nothing; nothing can run (2), out of time (3) and stopped (128 and more) do.
+  ((status < 2)) || exit "$status"
+  if (($# == 1)); then
+    scratch="$(mktemp -d)"
+    TMPDIR=$scratch after || status=1
+    [[ -d $results ]] || results="" # a study without runs of its own finds those that it reads
+    run "$PYTHON" "$cpu/plot_study.py" "$name" ${results:+"$results"} || status=1
+  fi
+  exit "$status"
+}
+
+main "$@"

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # A machine runs one sweep at a time, by a lock on its folder for temporary files: each worker of
 # pytest-xdist is a machine of its own here, and leaves nothing in the real folder.
 os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tests-")
+# Started in the background of a script, this process and its sweeps would ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 sys.path += [str(REPOSITORY / name) for name in ("common", "gpu")]  # as the scripts find them
 INJECTED = REPOSITORY / "tests" / "injected.py"

@@ -38,8 +38,6 @@ LOG = ["seed", "group", "kind", "runs_complete", "runs_lost", "survived"]
 PLOTS = [sys.executable, str(REPOSITORY / "cpu" / "plot_cpu_results.py")]
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 survived, outcomes = collections.Counter(), []
-# Started in the background of a script, this process and its sweeps would ignore SIGINT.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def groups() -> set[Path]:
