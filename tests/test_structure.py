@@ -31,7 +31,7 @@ BLOCK = {
 }
 ASKS_FOR_THE_DEVICE = re.compile(r"cuda|accelerator|is_available|\.type\b")
 # Expressions and statements outside the tests, the shared block counted once. The design asks for
-# 26,000: one assignment a line, five parameters and no nested comprehension cost nodes of their own.
+# 26,000; one assignment a line, five parameters and no nested comprehension cost nodes too.
 MOST_NODES = 32_700
 
 
