@@ -26,7 +26,8 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export DEVICE="${DEVICE:-cuda}" FIGURES=0 RESULTS_DIR
 export PYTHON="${PYTHON:-$(command -v "$here/../.venv/bin/python" || echo python3)}"
 dry=() status=0
-[[ $MINUTES =~ ^[1-9][0-9]*$ ]] || { echo "error: MINUTES: expected an integer >= 1" >&2; exit 2; }
+[[ $MINUTES =~ ^[0-9]+(\.[0-9]+)?$ ]] || { echo "error: MINUTES: expected a number" >&2; exit 2; }
+seconds=$(awk -v minutes="$MINUTES" 'BEGIN { printf "%d", 60 * minutes }')
 
 out_of_time() {
   echo "stopped in stage $stage after $((SECONDS / 60)) of $MINUTES minutes: call it again for the rest"
@@ -35,7 +36,7 @@ out_of_time() {
 
 # Run a command with these variables and MINUTES, what is left of the time: a sweep ends itself then.
 run() {
-  local left=$((60 * MINUTES - SECONDS)) code=0
+  local left=$((seconds - SECONDS)) code=0
   ((left > 0)) || out_of_time
   left=$(awk -v seconds="$left" 'BEGIN { printf "%.2f", seconds / 60 }')
   setpriv --pdeathsig TERM env MINUTES="$left" "$@" "${dry[@]}" || code=$?
@@ -68,7 +69,7 @@ for stage in $STAGES; do
       if ((${#dry[@]})); then
         echo "the tests that need a GPU: about 2 minutes"
       elif "$PYTHON" -c "import pytest" 2>/dev/null; then
-        run timeout --foreground --signal=INT "$((60 * MINUTES - SECONDS + 1))" \
+        run timeout --foreground --signal=INT "$((seconds - SECONDS + 1))" \
           "$PYTHON" -m pytest -q -rs "$here/../tests/test_gpu.py" -k on_a_gpu
       else
         echo "left out: there is no pytest"
