@@ -352,3 +352,33 @@ def test_an_unknown_study_is_a_line():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: no study 'memori': there are limit loading memory")
+
+
+def test_two_nodes_by_a_launcher(data, tmp_path):
+    """common/on_hosts.sh with an ssh that stays on this machine: each rank is on its node, and a
+    launcher that fails is a failed run."""
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text('#!/bin/sh\nfor line in "$@"; do :; done\nexec bash -c "$line"\n')
+    ssh.chmod(0o700)
+    settings = {
+        "PATH": f"{ssh.parent}:{os.environ['PATH']}",
+        "NNODES": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "HOSTS": "here there",
+        "LAUNCHER": str(REPOSITORY / "common" / "on_hosts.sh"),
+        "CORE_COUNTS": "2",
+        "BOUNDS": "none",
+        "OVERSUBSCRIBE": "0",
+    }
+    status, out, err = sweep(tmp_path / "rows", data, **settings)
+    assert status == 0, out + err
+    (name,) = contents(tmp_path / "rows")
+    assert name == f"bs4_cores2{SIZE}_nodes2/times_run1.csv"
+    rows = read_rows(tmp_path / "rows" / name)
+    assert {(row["rank"], row["node"]) for row in rows} == {("0", "0"), ("1", "1")}
+    assert all("nodes=2" in row["options"] for row in rows)
+    ssh.write_text("#!/bin/sh\necho error: no such host >&2\nexit 255\n")
+    status, out, err = sweep(tmp_path / "other", data, **settings)
+    assert status == 1 and "FAILED: no such host" in out, out + err
+    wait_for(lambda: not processes_of(tmp_path), 30)
