@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, read_rows
+from conftest import REPOSITORY, load, read_rows
 
 SWEEP = REPOSITORY / "cpu" / "run_experiments.sh"
 SMALL = {
@@ -334,11 +334,8 @@ def test_every_study_has_a_plan_in_a_fresh_clone(data, tmp_path, name):
     before = {path for path in tmp_path.rglob("*") if path.suffix != ".pyc"}
     environment = {**os.environ, "PYTHON": sys.executable, "DATA_DIR": str(data)}
     command = [cpu / "run_study.sh", name, "--dry-run"]
-    missing = subprocess.run(
-        ["bash", "-c", "LD_PRELOAD=libjemalloc.so.2:libtcmalloc_minimal.so.4 true"],
-        capture_output=True,
-    )
-    if name == "memory" and missing.stderr:
+    process = load("common/process.py")
+    if name == "memory" and any(map(process.missing_library, process.MEMORIES)):
         pytest.skip("jemalloc and tcmalloc are not installed")
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
