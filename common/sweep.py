@@ -42,7 +42,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import process
 import shares
@@ -122,6 +122,14 @@ class Impossible:
     devices: int
     batch: int
     reason: str
+
+
+class Ended(NamedTuple):
+    """How a run ended."""
+
+    why: str  # it failed; nothing if it ended well
+    is_late: bool  # it was ended at its time limit
+    measured: dict[str, float]  # for the log
 
 
 # ---- settings and configurations
@@ -353,6 +361,28 @@ class Sweep:
             raise OutOfTime
         return left
 
+    def execute(self, one: Configuration, rows: Path, more: list[str]) -> Ended:
+        """Start a run and wait for its end."""
+        begun, stolen = time.monotonic(), stolen_seconds()
+        job, log = self.job(one, rows, more), self.temporary / "log"
+        environment = process.environment_of(job, self.temporary)
+        try:
+            status = process.run(process.command_of(job), environment, log)
+        except process.Stopped:
+            # Its rows may be there already: then it is complete, and has a checksum.
+            self.note_if_complete(rows)
+            raise
+        # A monotonic clock: somebody may set the other one.
+        wall, stolen = time.monotonic() - begun, stolen_seconds() - stolen
+        why = process.why_it_failed(status, log.read_text(errors="replace")) if status else ""
+        # A run whose ranks did not get their shares measured something else.
+        if rows.is_file() and one.variables.get("CPU_SHARE"):
+            missed = shares.miss(rows, one.variables, stolen, wall)
+            if missed:
+                why = missed
+                rows.unlink()
+        return Ended(why, wall >= job.limit_s, {"wall_s": wall, "stolen_s": stolen})
+
     def run_one(self, one: Configuration, run_id: int, more: list[str]) -> str:
         """Run a configuration once and see what becomes of it; a line that says so. The training
         script leaves its rows, or a word why it did not: how to try again, or why not to."""
@@ -360,51 +390,33 @@ class Sweep:
         self.folder.check_ours()
         rows = self.folder.rows_of(one.folder, run_id)
         rows.parent.mkdir(exist_ok=True)
-        begun, stolen = time.monotonic(), stolen_seconds()
-        job, log = self.job(one, rows, more), self.temporary / "log"
-        try:
-            status = process.run(
-                process.command_of(job), process.environment_of(job, self.temporary), log
-            )
-        except process.Stopped:
-            # Its rows may be there already: then it is complete, and has a checksum.
-            self.note_if_complete(rows)
-            raise
-        # A monotonic clock: somebody may set the other one.
-        wall, stolen = time.monotonic() - begun, stolen_seconds() - stolen
+        ended = self.execute(one, rows, more)
         words = self.folder.take_words(rows)
-        why = process.why_it_failed(status, log.read_text(errors="replace"))
-        # A run whose ranks did not get their shares measured something else.
-        if rows.is_file() and one.variables.get("CPU_SHARE"):
-            missed = shares.miss(rows, one.variables, stolen, wall)
-            if missed:
-                why = missed
-                rows.unlink()
 
-        measured = {"wall_s": wall, "stolen_s": stolen}
         if rows.is_file():
             # First the checksum, then the log: a run without a log is complete all the same.
             self.folder.note_complete(rows)
             steps_s, rate = read_run(rows)
-            self.walls.setdefault(one.folder, []).append(wall)
-            self.folder.log(rows, "complete", steps_s=steps_s, **measured)
-            return f"{rate:.2f} img/s" + (f"; after its last step: {why}" if status else "")
-        is_late = wall >= job.limit_s
-        if is_late and job.limit_s < float(self.settings["RUN_TIMEOUT"]):
+            self.walls.setdefault(one.folder, []).append(ended.measured["wall_s"])
+            self.folder.log(rows, "complete", steps_s=steps_s, **ended.measured)
+            after = f"; after its last step: {ended.why}" if ended.why else ""
+            return f"{rate:.2f} img/s{after}"
+        if ended.is_late and self.deadline < time.monotonic():
             raise OutOfTime  # it had what was left of MINUTES
+        if ended.is_late:
+            why = f"not done after {self.settings['RUN_TIMEOUT']} s (RUN_TIMEOUT): hung?"
+            return self.note_failed(rows, why, ended.measured)
         if ".retry" in words:
             reason, options = words[".retry"]["reason"], words[".retry"]["options"]
-            self.folder.log(rows, "retried", reason=reason, **measured)
+            self.folder.log(rows, "retried", reason=reason, **ended.measured)
             print(f"{one.folder} run {run_id}: {reason}; again with {options}", flush=True)
             return self.run_one(one, run_id, shlex.split(options))
         if ".skip" in words:
             reason = f"{words['.skip']['reason']} ({words['.skip']['step']})"
             self.folder.skip(one.folder, one.ranks, one.batch(), reason)
-            self.folder.log(rows, "skipped", reason=reason, **measured)
+            self.folder.log(rows, "skipped", reason=reason, **ended.measured)
             return f"SKIPPED: {reason}"
-        if is_late:
-            why = f"not done after {self.settings['RUN_TIMEOUT']} s (RUN_TIMEOUT): hung?"
-        return self.note_failed(rows, why, measured)
+        return self.note_failed(rows, ended.why or "it left no rows", ended.measured)
 
     def note_if_complete(self, rows: Path) -> None:
         with process.undisturbed():

@@ -32,7 +32,7 @@ BLOCK = {
 ASKS_FOR_THE_DEVICE = re.compile(r"cuda|accelerator|is_available|\.type\b")
 # Expressions and statements outside the tests, the shared block counted once. The design asks for
 # 26,000; one assignment a line, five parameters and no nested comprehension cost nodes too.
-MOST_NODES = 32_700
+MOST_NODES = 32_800
 
 
 def split(path: str | Path) -> tuple[str, str]:
