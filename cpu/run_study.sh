@@ -37,6 +37,7 @@ if [[ ! $name || ! -f $study ]]; then
   names=("${names[@]##*/}")
   die "no study '$name': there are ${names[*]%.sh}"
 fi
+[[ -f ${study%.sh}.py ]] || die "the study '$name' lacks studies/$name.py, which makes its tables"
 if [[ ${2:-} == --help ]]; then
   sed '/^# shellcheck/d' "$study" | sed -n '1,/^$/s/^# \{0,1\}//p'
   exec "$cpu/run_experiments.sh" --help
