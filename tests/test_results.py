@@ -110,9 +110,9 @@ def test_readme_says_what_the_figures_show(committed):
     readme = (committed / "README.md").read_text()
     shown = re.findall(r"<!-- \w+: ([\w./]+)[^\n]* -->\n(.*?)<!-- end", readme, re.DOTALL)
     assert len(shown) >= 4
-    for path, text in shown:  # some or all of its lines
-        lines, said = text.splitlines(), (committed / path).read_text().splitlines()
-        assert lines and [line for line in said if line in lines] == lines, path
+    for path, text in shown:  # some or all of its lines, in their order
+        lines, said = text.splitlines(), iter((committed / path).read_text().splitlines())
+        assert lines and all(line in said for line in lines), path
 
 
 def test_readme_names_what_is_there(committed):
