@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import platform
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from typing import NamedTuple
 MEMORIES = {
     "glibc": {},
     "kept": {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000"},
+    "hugetlb": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
     "thp": {"THP_MEM_ALLOC_ENABLE": "1"},
     "tcmalloc": {"LD_PRELOAD": "libtcmalloc_minimal.so.4"},
     "jemalloc": {"LD_PRELOAD": "libjemalloc.so.2"},
@@ -22,7 +25,29 @@ MEMORIES = {
         "LD_PRELOAD": "libjemalloc.so.2",
         "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1",
     },
+    # As torch.backends.xeon.run_cpu configures it.
+    "jemalloc_launcher": {
+        "LD_PRELOAD": "libjemalloc.so.2",
+        "MALLOC_CONF": "oversize_threshold:1,background_thread:true,metadata_thp:auto",
+    },
+    "mimalloc": {"LD_PRELOAD": "libmimalloc.so.2.0"},
+    "mimalloc_kept": {"LD_PRELOAD": "libmimalloc.so.2.0", "MIMALLOC_ALLOW_DECOMMIT": "0"},
 }
+# Asks the library that is preloaded for its version, whichever of the three it is.
+ASK_VERSION = """
+import ctypes
+library = ctypes.CDLL(None)
+text = ctypes.c_char_p()
+if hasattr(library, "mallctl"):
+    size = ctypes.c_size_t(ctypes.sizeof(text))
+    library.mallctl(b"version", ctypes.byref(text), ctypes.byref(size), None, ctypes.c_size_t(0))
+elif hasattr(library, "tc_version"):
+    library.tc_version.restype = ctypes.c_char_p
+    text.value = library.tc_version(None, None, None)
+elif hasattr(library, "mi_version"):
+    text.value = str(library.mi_version()).encode()
+print((text.value or b"").decode())
+"""
 GRACE_S = 10  # between being asked to end and being killed
 
 # The kernel kills what follows when its parent dies, even of SIGKILL: torchrun alone would leave
@@ -183,3 +208,16 @@ def missing_library(memory: str) -> str:
     environment = {**os.environ, "LD_PRELOAD": library}
     done = subprocess.run([shutil.which("true") or "true"], env=environment, capture_output=True)
     return library if done.stderr else ""
+
+
+def library_versions(memories: list[str]) -> dict[str, str]:
+    """What the libraries behind these allocators say that they are; glibc too."""
+    versions = {"glibc": platform.libc_ver()[1]}
+    for memory in memories:
+        library = MEMORIES[memory].get("LD_PRELOAD")
+        if library and library not in versions:
+            environment = {**os.environ, "LD_PRELOAD": library}
+            command = [sys.executable, "-c", ASK_VERSION]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            versions[library] = done.stdout.strip()
+    return versions

@@ -563,6 +563,8 @@ def run_program(script: Path, listing: list[str], own: Path, plot: str, is_dry: 
     if not configurations:
         raise SweepError("nothing can run with these settings")
     check_devices(configurations, environment["identity"])
+    memories = sorted({one.variables["MEMORY"] for one in configurations})
+    environment["recorded"]["malloc"] = process.library_versions(memories)
 
     path = Path(settings["RESULTS_DIR"] or own).absolute()
     folder = ResultsFolder(path, environment)

@@ -543,12 +543,14 @@ def describe_run(args: argparse.Namespace, images: Images) -> dict[str, Any]:
 
 def memory_setting() -> str:
     """What malloc does with freed memory, as the environment has it: glibc; kept (glibc that never
-    returns it to the kernel); or another allocator."""
+    returns it to the kernel); or another allocator; then the settings that change it."""
     loaded = Path("/proc/self/maps").read_text()
-    kept = "mmap_max=0" in os.environ.get("GLIBC_TUNABLES", "")
-    names = [name for name in ("tcmalloc", "jemalloc") if name in loaded]
-    words = [[*names, "kept" if kept else "glibc"][0]]
-    for variable in ("MALLOC_CONF", "THP_MEM_ALLOC_ENABLE"):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    names = [name for name in ("tcmalloc", "jemalloc", "mimalloc") if name in loaded]
+    words = [[*names, "kept" if "mmap_max=0" in tunables else "glibc"][0]]
+    if "hugetlb=1" in tunables:
+        words.append("hugetlb=1")
+    for variable in ("MALLOC_CONF", "MIMALLOC_ALLOW_DECOMMIT", "THP_MEM_ALLOC_ENABLE"):
         if os.environ.get(variable):
             words.append(f"{variable}={os.environ[variable]}")
     return " ".join(words)

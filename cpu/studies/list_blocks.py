@@ -1,8 +1,9 @@
-"""Which blocks a training step allocates, by size: what memory.py predicts page faults from.
+"""Which blocks a training step allocates, by size: what memory.py and malloc.py predict page faults
+from.
 
     python list_blocks.py --output runs_own/blocks.csv
 
-Runs two steps of one core at a small batch and takes the second from torch's profiler, which sees
+Runs two steps on one core and takes the second from torch's profiler, which sees
 every block of torch's CPU allocator, the library's own copies too. Writes a line for each size of
 64 KiB and more: bytes of a block and how many there are.
 """
@@ -51,8 +52,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
     parser.add_argument("--data", type=Path, help="folder that holds train/ (default: the sweep's)")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--model", default="densenet121", help="network of torchvision")
     args = parser.parse_args()
-    options = ["--batch-size", str(args.batch_size), "--warmup", "1", "--steps", "1"]
+    options = [
+        "--model",
+        args.model,
+        "--batch-size",
+        str(args.batch_size),
+        "--warmup",
+        "1",
+        "--steps",
+        "1",
+    ]
     if args.data:
         options += ["--data", str(args.data)]
     blocks = count_blocks(profile_step(options))

@@ -1,0 +1,61 @@
+# Which malloc to train with: allocators as they come and as their guides set them, on four networks
+# of one core; the first network also in bf16, channels last and on all cores; and the launcher that
+# PyTorch's tuning guide names. All take turns. Then, which blocks a step of each network allocates.
+# Needs Debian's libjemalloc2, libtcmalloc-minimal4 and libmimalloc2.0, or a shorter MEMORIES.
+#   NETWORKS="densenet121 mobilenet_v3_large resnet50 vit_b_16"    the first one most thoroughly
+#
+# shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
+
+: "${MEMORIES:=glibc hugetlb kept tcmalloc jemalloc jemalloc_launcher jemalloc_kept mimalloc}"
+: "${NETWORKS:=densenet121 mobilenet_v3_large resnet50 vit_b_16}"
+export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}"
+
+list() {
+  local network first=${NETWORKS%% *} some="" memory
+  export BATCH_SIZES="${BATCH_SIZES:-32}" MEMORIES
+  for memory in glibc kept tcmalloc jemalloc_launcher; do
+    [[ " $MEMORIES " != *" $memory "* ]] || some+=" $memory"
+  done
+  for network in $NETWORKS; do
+    SUFFIX="_$network" ADD_OPTIONS="--model $network" CORE_COUNTS=1 loops
+  done
+  [[ $MEMORIES != *mimalloc* ]] ||
+    SUFFIX="_$first" ADD_OPTIONS="--model $first" MEMORIES=mimalloc_kept CORE_COUNTS=1 loops
+  export MEMORIES=$some
+  SUFFIX="_${first}_bf16" ADD_OPTIONS="--model $first --precision bf16" CORE_COUNTS=1 loops
+  SUFFIX="_${first}_channels_last" ADD_OPTIONS="--model $first --channels-last" CORE_COUNTS=1 loops
+  SUFFIX="_${first}" ADD_OPTIONS="--model $first" CORE_COUNTS=$DEVICES loops
+  list_launched "$first"
+}
+
+# One process on all cores: started by hand, and by PyTorch's launcher, each without and with tcmalloc.
+list_launched() {
+  local launcher memory options
+  for memory in glibc tcmalloc; do
+    [[ $MEMORIES == *$memory* ]] || continue
+    options="--batch-size $BATCH_SIZES --model $1 --mode single_process"
+    echo "bs${BATCH_SIZES}_cores${DEVICES}_by_hand_$memory 1 $DEVICES MEMORY=$memory $options" \
+      "--threads $DEVICES"
+    echo "bs${BATCH_SIZES}_cores${DEVICES}_run_cpu_$memory 1 0 RUN_CPU=$memory $options" \
+      "--threads 0 --note launcher=run_cpu"
+  done
+}
+
+# run_cpu takes an allocator that is preloaded by its full path, and finds none in Debian's folder.
+launch() {
+  [[ ${RUN_CPU:-} ]] || exec "$@"
+  if [[ $RUN_CPU == tcmalloc ]]; then
+    LD_PRELOAD=$(/sbin/ldconfig -p | awk '/libtcmalloc_minimal.so.4/ { print $NF; exit }')
+    export LD_PRELOAD
+  fi
+  exec "$PYTHON" -m torch.backends.xeon.run_cpu --no-python setpriv --pdeathsig KILL "$@"
+}
+
+after() {
+  local network
+  for network in $NETWORKS; do
+    [[ -f $results/blocks_$network.csv ]] || run "$PYTHON" "$cpu/studies/list_blocks.py" \
+      --model "$network" --batch-size "${BATCH_SIZES:-32}" --output "$results/blocks_$network.csv" \
+      ${DATA_DIR:+--data "$DATA_DIR"}
+  done
+}
