@@ -1,0 +1,226 @@
+"""Which malloc to train with, what it costs in memory, and whether page faults are the reason.
+
+The reason is tested by a prediction. Each malloc gives some freed blocks back to the kernel, by a
+rule that its documentation states; a step's blocks (list_blocks.py) and that rule say how many page
+faults a step has. Their price is fitted on the first network alone. Together they predict the time
+per image of the other networks, from their time with tuned malloc, which gives nothing back.
+"""
+
+from pathlib import Path
+
+import figures
+import numpy as np
+import pandas as pd
+import results
+import tables
+from tables import mean, measure_all, median, over
+
+PAGE, HUGE_PAGE = 2**12, 2**21  # bytes
+FIRST = "densenet121"  # the price of a fault is fitted on this network
+MIB = 2**20
+# From which size on (bytes) a freed block goes back to the kernel before it is needed again.
+# list_blocks.py leaves out what is smaller than 64 KiB.
+RETURNS_FROM = {
+    # DEFAULT_MMAP_THRESHOLD_MAX: mallopt(3). Larger blocks are mmaps of their own.
+    "glibc": 32 * MIB + 1,
+    "glibc, hugetlb=1": 32 * MIB + 1,
+    "glibc, tuned": None,
+    "tcmalloc": None,
+    # opt.oversize_threshold: blocks of 8 MiB and more have an arena that keeps nothing.
+    "jemalloc": 8 * MIB,
+    # The launcher sets that threshold to 1 byte; it holds for blocks of 16 KiB and more.
+    "jemalloc, as run_cpu sets it": 16 * 1024,
+    "jemalloc, decay off": None,
+    # Unused pages are given back after 25 ms, blocks above 16 MiB at once: a step takes seconds.
+    "mimalloc": 1,
+}
+NAMES = {
+    "kept": "glibc, tuned",
+    "glibc hugetlb=1": "glibc, hugetlb=1",
+    "jemalloc MALLOC_CONF=oversize": "jemalloc, as run_cpu sets it",
+    "jemalloc MALLOC_CONF=dirty": "jemalloc, decay off",
+    "mimalloc MIMALLOC_ALLOW": "mimalloc, purging off",
+}
+
+
+def allocator_name(memory: str) -> str:
+    """What the rows have as memory, in words."""
+    for start, name in NAMES.items():
+        if memory.startswith(start):
+            return name
+    return memory
+
+
+def variant_name(run: pd.Series) -> str:
+    """What the first network is run with, besides the allocator."""
+    if run["num_devices"] > 1:
+        return f"{run['num_devices']} cores"
+    return "channels last" if run["channels_last"] == "1" else run["precision"]
+
+
+# ---- which malloc
+
+
+def allocator_rows(runs: pd.DataFrame, by: str) -> pd.DataFrame:
+    """One row per network (or variant) and allocator: rate, faults, memory, gain over glibc."""
+    table = []
+    for (name, allocator), own in runs.groupby([by, "allocator"], sort=False):
+        base = runs[(runs[by] == name) & (runs["allocator"] == "glibc")]
+        row = {by: name, "allocator": allocator, "runs": len(own)}
+        measures = {"rate": median("rate"), "faults_per_image": mean("faults_per_image")}
+        row |= measure_all(own, measures)
+        row["peak_gib"] = own["peak_memory"].max() / 2**30
+        if allocator != "glibc":
+            row |= measure_all(own, {"gain": over(base)})
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def launcher_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One process on all cores: started by hand or by PyTorch's launcher, in the same rounds."""
+    runs = runs[runs["mode"] == "single_process"]
+    by_launcher = runs["options"].str.contains("launcher=run_cpu")
+    started = by_launcher.map({True: "by run_cpu", False: "by hand"})
+    runs = runs.assign(started=started)
+    base = runs[(runs["started"] == "by hand") & (runs["allocator"] == "glibc")]
+    table = []
+    for (started, allocator), own in runs.groupby(["started", "allocator"]):
+        row = {"started": started, "allocator": allocator, "runs": len(own)}
+        row |= measure_all(own, {"rate": median("rate"), "over_by_hand": over(base)})
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+# ---- why
+
+
+def predict_faults(blocks: pd.DataFrame, allocator: str) -> float:
+    """Page faults of a step, in the blocks that the allocator's rule gives back."""
+    least = RETURNS_FROM[allocator]
+    if least is None:
+        return 0.0
+    pages = blocks["blocks"] * blocks["bytes"] / PAGE
+    faults = float(pages[blocks["bytes"] >= least].sum())
+    return faults * PAGE / HUGE_PAGE if "hugetlb" in allocator else faults
+
+
+def price_of_fault(runs: pd.DataFrame) -> dict[str, float]:
+    """Milliseconds per page fault, and per fault of a huge page, on the first network: in each
+    round a line through its allocators; then what is left of the huge pages' time."""
+    prices = []
+    for _, own in runs[runs["model"] == FIRST].groupby(results.ROUND):
+        huge = own["allocator"].str.contains("hugetlb")
+        small = own[~huge]
+        if len(small) < 2:
+            continue
+        slope, start = np.polyfit(small["faults_per_image"], small["ms_per_image"], 1)
+        one = own[huge]
+        large = (one["ms_per_image"] - start) / one["faults_per_image"]
+        prices.append({"ms_per_fault": slope, "ms_per_huge_fault": large.mean()})
+    return pd.DataFrame(prices).mean().to_dict()
+
+
+def prediction_rows(runs: pd.DataFrame, folder: Path) -> list[dict]:
+    """Predicted and measured, for each network and allocator of one session, whose blocks are in
+    its folder."""
+    price = price_of_fault(runs)
+    table = []
+    for (model, allocator), own in runs.groupby(["model", "allocator"], sort=False):
+        file = folder / f"blocks_{model}.csv"
+        if allocator not in RETURNS_FROM or not file.is_file():
+            continue
+        faults = predict_faults(pd.read_csv(file), allocator) / own["batch_size"].iloc[0]
+        tuned = runs[(runs["model"] == model) & (runs["allocator"] == "glibc, tuned")]
+        per_fault = price["ms_per_huge_fault" if "hugetlb" in allocator else "ms_per_fault"]
+        row = {"session": folder.name, "model": model, "allocator": allocator, "faults": faults}
+        row |= measure_all(own, {"counted": mean("faults_per_image")})
+        row["ms"] = tuned["ms_per_image"].median() + per_fault * faults
+        row |= measure_all(own, {"measured_ms": median("ms_per_image")})
+        row["error_percent"] = 100 * (row["ms"] / row["measured_ms"] - 1)
+        counted = tuned["ms_per_image"].median() + per_fault * row["counted"]
+        row["error_of_counted_percent"] = 100 * (counted / row["measured_ms"] - 1)
+        table.append(row | price)
+    return table
+
+
+def error_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Errors of the networks that nothing was fitted on; tuned malloc is where they start from."""
+    others = predictions[
+        (predictions["model"] != FIRST) & (predictions["allocator"] != "glibc, tuned")
+    ]
+    rows = []
+    for allocator, own in [*others.groupby("allocator", sort=False), ("all", others)]:
+        row = {"allocator": allocator, "networks": own["model"].nunique()}
+        for name in ("error_percent", "error_of_counted_percent"):
+            row[f"median_{name}"] = own[name].abs().median()
+            row[f"worst_{name}"] = own[name].abs().max()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# ---- the study
+
+
+def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
+    runs = runs[runs["scaling"] != "weak"].copy()
+    runs["allocator"] = runs["memory"].map(allocator_name)
+    runs["faults_per_image"] = runs["minor_faults"] * runs["num_devices"] / runs["batch_size"]
+    runs["ms_per_image"] = 1000 * runs["step_time"] / runs["batch_size"]
+    parallel = runs[runs["mode"] == "ddp"]
+    is_plain = (parallel["precision"] == "fp32") & (parallel["channels_last"] == "0")
+    plain = parallel[is_plain & (parallel["num_devices"] == 1)]
+    tables.require(plain[plain["allocator"] == "glibc"], "memory glibc")
+    allocators = allocator_rows(plain, "model")
+    others = parallel.drop(plain.index)
+    others = others.assign(variant=others.apply(variant_name, axis=1))
+    variants = allocator_rows(others, "variant")
+    launcher = launcher_table(runs)
+    rows = []
+    for session, own in plain.groupby("occasion"):
+        rows += prediction_rows(own, folder.with_name(session))
+    made = {"allocators": allocators, "variants": variants, "launcher": launcher}
+    text = allocator_text(allocators, variants, launcher)
+    if rows:
+        made |= {"prediction": pd.DataFrame(rows), "errors": error_table(pd.DataFrame(rows))}
+        text += error_text(made["errors"])
+    return tables.Study(made, text, {"malloc": gain_chart(allocators, folder, plain)})
+
+
+def allocator_text(
+    allocators: pd.DataFrame, variants: pd.DataFrame, launcher: pd.DataFrame
+) -> str:
+    columns = {"allocator": "malloc", "rate": "img/s", "faults_per_image": "page faults per image"}
+    columns |= {"peak_gib": "peak memory (GiB)", "gain": "times default malloc"}
+    text = tables.markdown(
+        allocators, "One core, batch 32, fp32.", {"model": "network"} | columns, None
+    )
+    text += tables.markdown(
+        variants, f"{FIRST}, with other settings.", {"variant": "with"} | columns, None
+    )
+    return text + tables.markdown(
+        launcher,
+        "One process on all cores: started by hand, and by PyTorch's launcher.",
+        {"started": "started", "allocator": "malloc", "rate": "img/s"}
+        | {"over_by_hand": "times by hand, default malloc"},
+    )
+
+
+def error_text(errors: pd.DataFrame) -> str:
+    return tables.markdown(
+        errors,
+        "Time per image of the networks that nothing was fitted on: error of the prediction (%).",
+        {"allocator": "malloc", "median_error_percent": "median", "worst_error_percent": "worst"}
+        | {"median_error_of_counted_percent": "median, with the faults that were counted"}
+        | {"worst_error_of_counted_percent": "worst, with the faults that were counted"},
+    )
+
+
+def gain_chart(allocators: pd.DataFrame, folder: Path, runs: pd.DataFrame) -> figures.plt.Figure:
+    """What each malloc brings to each network, best first."""
+    gains = allocators.dropna(subset="gain")
+    order = gains.groupby("allocator")["gain"].median().sort_values(ascending=False).index
+    columns = {}
+    for model, own in gains.groupby("model", sort=False):
+        columns[model] = figures.triples(own.set_index("allocator").reindex(order), "gain")
+    title = figures.make_title(folder, runs)
+    return figures.dot_chart(order, columns, title, "times the rate of default malloc")
