@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(CURDIR)/$(BIN)/python
 
-.PHONY: help cpu gpu plots report test test-root faults lint clean data
+.PHONY: help cpu gpu advise plots report test test-root faults lint clean data
 
 # What there is to make.
 help:
 	@printf '%s\n' \
 	  'make cpu        set-up, data, sweep over CPU cores, figures: yours, beside the published' \
 	  'make gpu        the same over GPUs; make gpu DEVICE=cpu tests the program without one' \
+	  'make advise     what to set for MODEL=densenet121 BATCH=32 on this machine, in MINUTES=10' \
 	  'make plots      the published figures again, from the published rows' \
 	  'make report     the report, from the published rows (needs LaTeX; says which packages)' \
 	  'make test       set-up, tests' \
@@ -41,6 +42,9 @@ cpu: data
 
 gpu: data
 	@PYTHON='$(RUN)' exec gpu/run_gpu_experiments.sh
+
+advise: data
+	@PYTHON='$(RUN)' exec cpu/run_study.sh advise
 
 plots: .venv/ready
 	shopt -s nullglob; $(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)'/cpu/cpu_run \

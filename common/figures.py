@@ -32,6 +32,7 @@ NAMES = {
     "transfer": "all-reduce not hidden",
 }
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+GREY, BETTER, WORSE = "#666666", "#0072B2", "#D55E00"
 STYLE = {
     "figure.figsize": (6.4, 4.2),
     "savefig.dpi": 150,
@@ -105,6 +106,40 @@ def note_below(axes: plt.Axes, *lines: str) -> None:
         textcoords="offset points",
         color="#444444",
     )
+
+
+def headline(figure: plt.Figure, message: str, *notes: str) -> None:
+    """What a figure says, bold at its top left; below it, grey, what it was measured with."""
+    figure.suptitle(message, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    figure.text(0.01, -0.01, "\n".join(notes), va="top", fontsize=8, color=GREY)
+
+
+def gain_colour(gain: float, low: float, high: float) -> str:
+    """Blue for a ratio above 1, vermilion for one below, grey if the interval does not say."""
+    if low > 1:
+        return BETTER
+    return WORSE if high < 1 else GREY
+
+
+def gain_bars(axes: plt.Axes, gains: np.ndarray) -> None:
+    """Ratios [rows, 3] as bars from 1, from top to bottom, each with its value."""
+    places = np.arange(len(gains))
+    value, low, high = gains.T
+    colours = [gain_colour(*gain) for gain in gains]
+    axes.barh(places, value - 1, 0.62, left=1, color=colours)
+    bars = [value - low, high - value]
+    axes.errorbar(value, places, xerr=bars, fmt="none", color="#222222", capsize=2, linewidth=0.8)
+    for place, gain in enumerate(gains):
+        if np.isnan(gain[0]):
+            continue
+        # Beside the whisker, away from 1.
+        outer, side, gap = (gain[2], "left", 3) if gain[0] >= 1 else (gain[1], "right", -3)
+        look = {"va": "center", "ha": side, "fontsize": 8.5}
+        axes.annotate(f"{gain[0]:.2f}", (outer, place), (gap, 0), "data", "offset points", **look)
+    axes.axvline(1, color="#222222", linewidth=0.8)
+    axes.margins(x=0.3)
+    axes.set_ylim(len(gains) - 0.4, -0.6)
+    axes.grid(visible=False)
 
 
 # ---- what is drawn
@@ -278,7 +313,8 @@ def draw_results(args: argparse.Namespace, draw: Callable, device: str) -> list[
         study = draw(Session(args.folders[0], rows, runs, table, skipped, is_original))
         args.output.mkdir(parents=True, exist_ok=True)
         write_study(study._replace(tables={"summary": table, **study.tables}), args.output)
-    print(tables.configuration_text(table, device, is_original))
+    if not study.is_text_enough:
+        print(tables.configuration_text(table, device, is_original))
     print(study.text)
     if args.against:
         print_against(runs, args.against)

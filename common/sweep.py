@@ -4,7 +4,8 @@
 
 `LIST --list` (run_experiments.sh, say) gets the number of devices in DEVICES and prints one
 configuration a line: folder, ranks, threads, then NAME=value for its environment (MEMORY=kept
-stands for an allocator, NNODES=2 for nodes) and options of SCRIPT; or: folder, `skip`, devices,
+stands for an allocator, NNODES=2 for nodes, GROUP=a for what is measured side by side) and options of
+SCRIPT; or: folder, `skip`, devices,
 batch, the reason. OWN is the default results folder, PLOT draws its figures (empty: none).
 
 Finished runs are kept: started again, a sweep does only what is missing. Without RESULTS_DIR the
@@ -30,6 +31,7 @@ Several nodes (cpu/README.md): start the sweep on the first one.
   MASTER_ADDR=         of the first node
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -41,6 +43,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -282,12 +285,16 @@ def plan(
     configurations: list[Configuration], folder: ResultsFolder, rounds: int
 ) -> list[tuple[int, Configuration]]:
     """The runs that are missing, round by round, within a round in an order drawn by a hash: it
-    does not depend on which runs are there already, and differs between results folders."""
+    does not depend on which runs are there already, and differs between results folders. A GROUP of
+    configurations stays together, so that they are compared within minutes in a long round, too."""
 
-    def place(run: tuple[int, Configuration]) -> tuple[int, str]:
+    def draw(run_id: int, name: str) -> str:
         # md5 is only a die here: the same on every machine, Python's own hash is not.
-        text = f"{folder.path.name} {run[0]} {run[1].folder}"
-        return run[0], hashlib.md5(text.encode()).hexdigest()
+        return hashlib.md5(f"{folder.path.name} {run_id} {name}".encode()).hexdigest()
+
+    def place(run: tuple[int, Configuration]) -> tuple[int, str, str]:
+        run_id, one = run
+        return run_id, draw(run_id, one.variables.get("GROUP", "")), draw(run_id, one.folder)
 
     runs = []
     for run_id in range(1, rounds + 1):
@@ -436,12 +443,22 @@ class Sweep:
         self.folder.log(rows, "failed", reason=why, **measured)
         return f"FAILED: {why}"
 
-    def run(self, runs: list[tuple[int, Configuration]]) -> None:
-        """All runs of the plan; clean up, whatever ends them."""
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """What runs need while they last; it is cleaned up, whatever ends them."""
         shutil.rmtree(self.temporary, ignore_errors=True)  # of a sweep that was killed
         self.groups.remove()
         self.temporary.mkdir(mode=0o700)
         try:
+            yield
+        finally:
+            with process.undisturbed():
+                self.groups.remove()
+                shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def run(self, runs: list[tuple[int, Configuration]]) -> None:
+        """All runs of the plan."""
+        with self.prepared():
             for number, (run_id, one) in enumerate(runs, start=1):
                 if not self.folder.is_skipped(one.folder):
                     line = self.run_one(one, run_id, [])
@@ -450,10 +467,6 @@ class Sweep:
                     print(f"{done}: {line}; about {left} left", flush=True)
                 if number < len(runs) and runs[number][0] != run_id:
                     self.draw()  # a round has ended
-        finally:
-            with process.undisturbed():
-                self.groups.remove()
-                shutil.rmtree(self.temporary, ignore_errors=True)
 
     def draw(self, *arguments: str) -> None:
         """Draw the figures anew, so that one can look, and stop, at any time."""
@@ -520,13 +533,8 @@ def check_identity(folder: ResultsFolder, settings: dict[str, str]) -> list[str]
     return differences
 
 
-def measure(
-    sweep: Sweep,
-    configurations: list[Configuration],
-    impossible: list[Impossible],
-    differences: list[str],
-) -> None:
-    """Take the machine and the folder, and do the runs that are missing."""
+def take(sweep: Sweep, differences: list[str]) -> None:
+    """Take the machine and the folder; results that differ in these move aside."""
     folder = sweep.folder
     # The machine first: whoever waits for it must not hold a folder.
     lock_machine()
@@ -536,6 +544,17 @@ def measure(
         print(f"They are kept in {folder.move_aside()}.")
         sweep.walls = {}
     print("".join(f"{message}\n" for message in folder.open()), end="", flush=True)
+
+
+def measure(
+    sweep: Sweep,
+    configurations: list[Configuration],
+    impossible: list[Impossible],
+    differences: list[str],
+) -> None:
+    """Do the runs that are missing."""
+    take(sweep, differences)
+    folder = sweep.folder
     for one in impossible:
         folder.skip(one.folder, one.devices, one.batch, one.reason)
     sweep.run(plan(configurations, folder, int(sweep.settings["NUM_RUNS"])))
@@ -583,9 +602,8 @@ def run_program(script: Path, listing: list[str], own: Path, plot: str, is_dry: 
     print(f"all runs are complete in {path}")
 
 
-def in_words(error: OSError) -> str:
+def in_words(error: OSError, results: Path) -> str:
     """What cannot be used, and why. A write that fails names no file: it was to the results."""
-    results = Path(os.environ.get("RESULTS_DIR") or sys.argv[3]).absolute()
     where = Path(str(error.filename or results))
     if results in (where, *where.absolute().parents):
         return f"cannot use the results folder {results}: {error.strerror}"
@@ -597,23 +615,12 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def main() -> None:
-    script, listing, own, plot, *arguments = sys.argv[1:]
-    if arguments in (["--help"], ["-h"]):
-        print(__doc__[__doc__.index("Finished runs") :].strip())
-        return
-    if arguments not in ([], ["--dry-run"]):
-        fail(
-            f"unknown option {arguments[-1]!r}: there are --dry-run and --help; settings are in "
-            "the environment"
-        )
-    process.stop_on_signals()
-    run_program(Path(script), shlex.split(listing), Path(own), plot, bool(arguments))
-
-
-if __name__ == "__main__":
+def run_as_program(work: Callable[[], None], own: str) -> NoReturn:
+    """Work that ends with a status and, if it cannot go on, with one line for its user. own: the
+    default results folder."""
     try:
-        main()
+        process.stop_on_signals()
+        work()
         sys.stdout.flush()
     except process.Stopped as stopped:
         print("stopped: complete runs are kept; start the sweep again for the rest")
@@ -628,4 +635,25 @@ if __name__ == "__main__":
     except (SweepError, DescriptionError) as error:
         fail(str(error))
     except OSError as error:
-        fail(in_words(error))
+        fail(in_words(error, Path(os.environ.get("RESULTS_DIR") or own).absolute()))
+    sys.exit(0)
+
+
+def main() -> None:
+    script, listing, own, plot, *arguments = sys.argv[1:]
+    if arguments in (["--help"], ["-h"]):
+        print(__doc__[__doc__.index("Finished runs") :].strip())
+        return
+    if arguments not in ([], ["--dry-run"]):
+        fail(
+            f"unknown option {arguments[-1]!r}: there are --dry-run and --help; settings are in "
+            "the environment"
+        )
+    is_dry = bool(arguments)
+    run_as_program(
+        lambda: run_program(Path(script), shlex.split(listing), Path(own), plot, is_dry), own
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -12,11 +12,12 @@ Measure = Callable[[pd.DataFrame], results.Interval]  # from the runs of one row
 
 class Study(NamedTuple):
     """What a study makes of its runs: tables by the name of their file, text for answers.md (which
-    README may show), figures by the name of their file."""
+    README may show), figures by the name of their file; whether the text is all that is printed."""
 
     tables: dict[str, pd.DataFrame]
     text: str = ""
     figures: dict[str, Figure] = {}
+    is_text_enough: bool = False
 
 
 # ---- what is in a table

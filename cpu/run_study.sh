@@ -13,6 +13,7 @@
 #   launch    starts the command of a run, "$@", where that takes more than starting it; it sees
 #             the run's variables, and NNODES (most have none; see studies/network.sh)
 #   before, cleanup    what comes before the first run, and at the end, whatever ends it
+# and PLAN, for --dry-run, if it has no list; and IS_TOLD_EARLY=1 if its tables are made of what there is when it is stopped, too.
 # studies/NAME.py makes the tables: see plot_study.py. tests/README.md shows a whole study.
 # Settings of all studies are those of run_experiments.sh.
 #
@@ -80,6 +81,9 @@ stop() {
   trap '' INT TERM HUP
   [[ ! $child ]] || kill -TERM "$child" 2>/dev/null || true
   wait || true
+  if [[ ${IS_TOLD_EARLY:-} && -d $results ]]; then
+    "$PYTHON" "$cpu/plot_study.py" "$name" "$results" || true
+  fi
   exit "$1"
 }
 
@@ -97,12 +101,16 @@ main() {
   if [[ $(type -t list) ]]; then
     run "$PYTHON" "$cpu/../common/sweep.py" "$cpu/project_ex_1.py" \
       "$(printf '%q %q' "$cpu/run_study.sh" "$name")" "$own" "" "${@:2}" || status=$?
+  elif (($# > 1)); then
+    echo "plan: ${PLAN:-no runs of its own}; nothing was written"
   fi
   # A failed run (1) stops nothing; nothing can run (2), out of time (3) and stopped (128 and more) do.
   ((status < 2)) || exit "$status"
   if (($# == 1)); then
     scratch="$(mktemp -d)"
-    TMPDIR=$scratch after || status=1
+    TMPDIR=$scratch after || status=$?
+    ((status != 2)) || exit 2 # it cannot go on, and has said why
+    ((status == 0)) || status=1
     [[ -d $results ]] || results="" # a study without runs of its own finds those that it reads
     run "$PYTHON" "$cpu/plot_study.py" "$name" ${results:+"$results"} || status=1
   fi

@@ -28,6 +28,11 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "limit/roofline": ["memory", "type"],
     "limit/verdict": [],
     "loading/summary": ["dataset", "loader", "read_from"],
+    "malloc/allocators": ["model", "allocator"],
+    "malloc/errors": ["allocator"],
+    "malloc/launcher": ["started", "allocator"],
+    "malloc/prediction": ["model", "allocator"],
+    "malloc/variants": ["variant", "allocator"],
     "memory/price": [],
     "memory/verdict": ["what", "memory"],
     "network/all_reduce": ["network", "ranks", "bytes"],
@@ -156,6 +161,21 @@ def budget_rows() -> list[list[object]]:
     return rows
 
 
+def malloc_rows() -> list[list[object]]:
+    """A line for each malloc: what it brings to each network, and its peak memory on the first."""
+    table = read_table("malloc/allocators")
+    first = table["model"].iloc[0]
+    rows = []
+    for allocator, own in table.groupby("allocator", sort=False):
+        gains = own.set_index("model").reindex(table["model"].unique())
+        if gains["rate"].isna().any():
+            continue  # measured on one network only
+        cells = [interval_text(row, "gain") for _, row in gains.iterrows()]
+        peak = f"{gains.loc[first, 'peak_gib']:.1f}"
+        rows.append([allocator, *cells, peak])
+    return rows
+
+
 def all_rows() -> dict[str, str]:
     """The rows of the report's tables."""
     head, *budget = budget_rows()
@@ -166,6 +186,7 @@ def all_rows() -> dict[str, str]:
         "budget-head": [head],
         "budget": budget,
         "verdict": rows_of("memory/verdict", ["what", "memory"], explained),
+        "malloc": malloc_rows(),
         "factors": rows_of("variants/factors", ["factor"], ["alone", "mean", "last"]),
         "networks": rows_of("networks/networks", ["model"], networks),
         "claims": pd.read_csv(HERE / "claims.csv").to_numpy().tolist(),

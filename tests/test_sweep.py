@@ -335,8 +335,8 @@ def test_every_study_has_a_plan_in_a_fresh_clone(data, tmp_path, name):
     environment = {**os.environ, "PYTHON": sys.executable, "DATA_DIR": str(data)}
     command = [cpu / "run_study.sh", name, "--dry-run"]
     process = load("common/process.py")
-    if name == "memory" and any(map(process.missing_library, process.MEMORIES)):
-        pytest.skip("jemalloc and tcmalloc are not installed")
+    if name in ("memory", "malloc") and any(map(process.missing_library, process.MEMORIES)):
+        pytest.skip("jemalloc, tcmalloc and mimalloc are not installed")
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing was written" in done.stdout and " min (" in done.stdout

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import results
 import tables
+from figures import plt
 from tables import mean, measure_all, median, over
 
 PAGE, HUGE_PAGE = 2**12, 2**21  # bytes
@@ -186,9 +187,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     return tables.Study(made, text, {"malloc": gain_chart(allocators, folder, plain)})
 
 
-def allocator_text(
-    allocators: pd.DataFrame, variants: pd.DataFrame, launcher: pd.DataFrame
-) -> str:
+def allocator_text(allocators: pd.DataFrame, variants: pd.DataFrame, launcher: pd.DataFrame) -> str:
     columns = {"allocator": "malloc", "rate": "img/s", "faults_per_image": "page faults per image"}
     columns |= {"peak_gib": "peak memory (GiB)", "gain": "times default malloc"}
     text = tables.markdown(
@@ -215,12 +214,38 @@ def error_text(errors: pd.DataFrame) -> str:
     )
 
 
-def gain_chart(allocators: pd.DataFrame, folder: Path, runs: pd.DataFrame) -> figures.plt.Figure:
-    """What each malloc brings to each network, best first."""
+def message(gains: pd.DataFrame) -> str:
+    """The best and the worst malloc, by their median over the networks, in a sentence."""
+    by_gain = gains.groupby("allocator")["gain"]
+    order = by_gain.median().sort_values().index
+    best, worst = (by_gain.get_group(name) for name in (order[-1], order[0]))
+    text = f"{order[-1]} trains at {best.min():.2f} to {best.max():.2f} times the default's rate"
+    return f"{text}, {order[0]} at {worst.min():.2f} to {worst.max():.2f}"
+
+
+def gain_chart(allocators: pd.DataFrame, folder: Path, runs: pd.DataFrame) -> plt.Figure:
+    """What each malloc brings to each network, the best first."""
     gains = allocators.dropna(subset="gain")
     order = gains.groupby("allocator")["gain"].median().sort_values(ascending=False).index
-    columns = {}
-    for model, own in gains.groupby("model", sort=False):
-        columns[model] = figures.triples(own.set_index("allocator").reindex(order), "gain")
-    title = figures.make_title(folder, runs)
-    return figures.dot_chart(order, columns, title, "times the rate of default malloc")
+    networks = list(gains.groupby("model", sort=False))
+    size = (2.4 + 1.7 * len(networks), 1.2 + 0.3 * len(order))
+    figure, panels = plt.subplots(
+        1,
+        len(networks),
+        sharey=True,
+        sharex=True,
+        squeeze=False,
+        figsize=size,
+        layout="constrained",
+    )
+    for axes, (model, own) in zip(panels[0], networks, strict=True):
+        figures.gain_bars(axes, figures.triples(own.set_index("allocator").reindex(order), "gain"))
+        axes.set_title(model, loc="left", fontsize=9)
+    panels[0][0].set_yticks(range(len(order)), order)
+    counts = runs.groupby(["model", "allocator"]).size()
+    rounds = "-".join(map(str, sorted({counts.min(), counts.max()})))
+    kind = "95 % interval" if counts.min() >= results.ENOUGH else "range"
+    batch = f"one core, batch {runs['batch_size'].max()}"
+    note = f"{batch}; ratio to default malloc within {rounds} rounds; whiskers: {kind}"
+    figures.headline(figure, message(gains), note, figures.make_title(folder, runs))
+    return figure

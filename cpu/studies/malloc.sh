@@ -17,15 +17,20 @@ list() {
     [[ " $MEMORIES " != *" $memory "* ]] || some+=" $memory"
   done
   for network in $NETWORKS; do
-    SUFFIX="_$network" ADD_OPTIONS="--model $network" CORE_COUNTS=1 loops
+    export SUFFIX="_$network" ADD_OPTIONS="--model $network" ADD_VARIABLES="GROUP=$network"
+    CORE_COUNTS=1 loops
+    [[ $network$MEMORIES != "$first"*mimalloc* ]] || MEMORIES=mimalloc_kept CORE_COUNTS=1 loops
   done
-  [[ $MEMORIES != *mimalloc* ]] ||
-    SUFFIX="_$first" ADD_OPTIONS="--model $first" MEMORIES=mimalloc_kept CORE_COUNTS=1 loops
   export MEMORIES=$some
-  SUFFIX="_${first}_bf16" ADD_OPTIONS="--model $first --precision bf16" CORE_COUNTS=1 loops
-  SUFFIX="_${first}_channels_last" ADD_OPTIONS="--model $first --channels-last" CORE_COUNTS=1 loops
-  SUFFIX="_${first}" ADD_OPTIONS="--model $first" CORE_COUNTS=$DEVICES loops
+  list_variant "$first" bf16 "--precision bf16" 1
+  list_variant "$first" channels_last "--channels-last" 1
+  list_variant "$first" all_cores "" "$DEVICES"
   list_launched "$first"
+}
+
+# $1 the network, $2 a name, $3 its options, $4 cores.
+list_variant() {
+  SUFFIX="_$1_$2" ADD_OPTIONS="--model $1 $3" ADD_VARIABLES="GROUP=$2" CORE_COUNTS=$4 loops
 }
 
 # One process on all cores: started by hand, and by PyTorch's launcher, each without and with tcmalloc.
@@ -34,9 +39,9 @@ list_launched() {
   for memory in glibc tcmalloc; do
     [[ $MEMORIES == *$memory* ]] || continue
     options="--batch-size $BATCH_SIZES --model $1 --mode single_process"
-    echo "bs${BATCH_SIZES}_cores${DEVICES}_by_hand_$memory 1 $DEVICES MEMORY=$memory $options" \
+    echo "bs${BATCH_SIZES}_cores${DEVICES}_by_hand_$memory 1 $DEVICES GROUP=launcher MEMORY=$memory $options" \
       "--threads $DEVICES"
-    echo "bs${BATCH_SIZES}_cores${DEVICES}_run_cpu_$memory 1 0 RUN_CPU=$memory $options" \
+    echo "bs${BATCH_SIZES}_cores${DEVICES}_run_cpu_$memory 1 0 GROUP=launcher RUN_CPU=$memory $options" \
       "--threads 0 --note launcher=run_cpu"
   done
 }

@@ -1,0 +1,136 @@
+"""What to set on this machine for this network: what was tried, what it brings, lines to paste.
+
+Gains are ratios within rounds: to PyTorch's defaults, and of the fastest setting to itself with one
+setting put back. search_settings.py chooses what is tried.
+"""
+
+from pathlib import Path
+
+import figures
+import pandas as pd
+import process
+import results
+import tables
+from figures import plt
+from tables import measure_all, median, over
+
+SETTINGS = ["malloc", "precision", "memory_format", "ranks"]
+NO_DIFFERENCE = "no difference seen"
+LINES = {
+    "bf16": '    with torch.autocast("cpu", torch.bfloat16):  # around forward and loss',
+    "channels_last": "    model = model.to(memory_format=torch.channels_last)  # the images too",
+}
+
+
+def with_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, with what was set in columns of its own."""
+    runs = runs.copy()
+    runs["malloc"] = runs["options"].str.extract(r"malloc=(\w+)", expand=False)
+    layout = {"0": "contiguous", "1": "channels_last"}
+    runs["memory_format"] = runs["channels_last"].map(layout)
+    threads = runs["threads"].astype(int)
+    runs["ranks"] = runs["num_devices"] // threads
+    split = runs["ranks"].astype(str) + " x " + threads.astype(str)
+    words = [runs["malloc"], runs["precision"], runs["memory_format"], split]
+    runs["setting"] = words[0].str.cat(words[1:], sep=", ")
+    return runs
+
+
+def verdict(row: dict, name: str) -> str:
+    """Faster, slower or neither, as far as the interval says."""
+    if pd.isna(row[f"{name}_low"]) or row[f"{name}_low"] <= 1 <= row[f"{name}_high"]:
+        return NO_DIFFERENCE
+    return "faster" if row[name] > 1 else "slower"
+
+
+def tried_table(runs: pd.DataFrame, default: pd.DataFrame) -> pd.DataFrame:
+    """One row per setting, the fastest first: rate and gain over the defaults."""
+    rows = []
+    for setting, own in runs.groupby("setting"):
+        row = {"setting": setting} | {name: own[name].iloc[0] for name in SETTINGS}
+        row |= {"rounds": len(own)} | measure_all(own, {"rate": median("rate")})
+        row |= measure_all(own, {"gain": over(default)})
+        is_default = setting == default["setting"].iloc[0]
+        row["verdict"] = "PyTorch's defaults" if is_default else verdict(row, "gain")
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
+
+
+def fastest(tried: pd.DataFrame) -> pd.Series:
+    """Of what stayed in the field to the end, the setting with the largest gain."""
+    stayed = tried[tried["rounds"] >= tried["rounds"].max() - 1]
+    return stayed.loc[stayed["gain"].idxmax()]
+
+
+def brings_table(runs: pd.DataFrame, best: pd.Series) -> pd.DataFrame:
+    """What each part of the fastest setting brings: over itself with another value of that part."""
+    own = runs[runs["setting"] == best["setting"]]
+    rows = []
+    for name in SETTINGS:
+        alike = pd.Series(True, index=runs.index)
+        for other in set(SETTINGS) - {name}:
+            alike &= runs[other] == best[other]
+        for value, base in runs[alike & (runs[name] != best[name])].groupby(name):
+            shared = results.paired_ratios(own, base)
+            if len(shared):
+                row = {"what": f"{name} {best[name]}", "over": value, "rounds": len(shared)}
+                row |= measure_all(own, {"gain": over(base)})
+                rows.append(row | {"verdict": verdict(row, "gain")})
+    return pd.DataFrame(rows)
+
+
+def lines_to_paste(best: pd.Series, threads: int) -> list[str]:
+    """The fastest setting as lines for a shell and for a training script."""
+    lines = []
+    for name, value in process.MEMORIES[best["malloc"]].items():
+        lines.append(f"    export {name}={value}")
+    if best["ranks"] > 1:
+        launch = f"torchrun --standalone --nproc-per-node {best['ranks']}"
+    else:
+        launch = "python"
+    lines.append(f"    OMP_NUM_THREADS={threads} {launch} train.py")
+    settings = [best["precision"], best["memory_format"]]
+    return lines + [LINES[value] for value in settings if value in LINES]
+
+
+def advice(tried: pd.DataFrame, brings: pd.DataFrame, best: pd.Series, threads: int) -> str:
+    head = {"setting": "malloc, precision, memory format, ranks x threads", "rounds": "rounds"}
+    head |= {"rate": "img/s", "gain": "times the defaults", "verdict": "verdict"}
+    text = tables.markdown(tried, "What was tried, the fastest first.", head, None)
+    columns = {"what": "of the fastest setting", "over": "over", "rounds": "rounds"}
+    columns |= {"gain": "brings", "verdict": "verdict"}
+    text += tables.markdown(brings, "What each part of it brings.", columns, None)
+    gain = tables.interval_text(best, "gain", None)
+    enough = "" if best["rounds"] >= results.ENOUGH else f" (range of {best['rounds']} rounds)"
+    lines = [f"To paste; together {gain} times the defaults{enough}:", ""]
+    if best["verdict"] == "PyTorch's defaults":
+        lines = ["Nothing is faster than PyTorch's defaults:", ""]
+    return text + "\n".join([*lines, *lines_to_paste(best, threads), "", ""])
+
+
+def tried_chart(tried: pd.DataFrame, best: pd.Series, note: str) -> plt.Figure:
+    """What was tried, over the defaults."""
+    size = (7.2, 1.4 + 0.28 * len(tried))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    figures.gain_bars(axes, figures.triples(tried, "gain"))
+    axes.set_yticks(range(len(tried)), tried["setting"])
+    axes.set_xlabel("times the rate of PyTorch's defaults")
+    message = f"{best['gain']:.2f} times PyTorch's defaults: {best['setting']}"
+    rounds = f"ratios within {tried['rounds'].min()} to {tried['rounds'].max()} rounds"
+    figures.headline(figure, message, f"{rounds}; whiskers: range or 95 % interval", note)
+    return figure
+
+
+def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
+    runs = with_settings(runs[runs["scaling"] != "weak"])
+    cores = runs["num_devices"].max()
+    is_default = (runs["malloc"] == "glibc") & (runs["precision"] == "fp32")
+    is_default &= (runs["memory_format"] == "contiguous") & (runs["ranks"] == 1)
+    default = tables.require(runs[is_default], "PyTorch's defaults")
+    tried = tried_table(runs, default)
+    best = fastest(tried)
+    brings = brings_table(runs, best)
+    text = advice(tried, brings, best, cores // best["ranks"])
+    chart = tried_chart(tried, best, figures.make_title(folder, runs))
+    made = {"tried": tried, "brings": brings}
+    return tables.Study(made, text, {"tried": chart}, is_text_enough=True)

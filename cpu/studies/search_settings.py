@@ -1,0 +1,211 @@
+"""Which settings train fastest on this machine: tries them in rounds, and halves the field.
+
+    search_settings.py SCRIPT OWN --model densenet121 --batch-size 32
+
+Settings are the malloc (those that are installed), the precision, the memory format, and how the
+cores are split: ranks, each with its part of the cores as threads. The first round takes one after
+the other, from PyTorch's defaults on: the fastest value of each stays. Then the winner, the
+defaults, and the winner with one setting changed take turns, in rounds, until MINUTES are over; each
+round keeps the faster half of what was changed. Each run is one of SCRIPT, into the folder OWN or
+RESULTS_DIR. Started again it goes on with more rounds. advise.py reads the runs.
+"""
+
+import argparse
+import contextlib
+import math
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "common"))
+import process  # noqa: E402  (found on the path of the line before)
+import sweep  # noqa: E402
+from folder import UNREADABLE, ResultsFolder, SweepError, read_run  # noqa: E402
+from identity import describe  # noqa: E402
+
+# In the order in which they are tried: PyTorch's default first.
+MALLOCS = ["glibc", "kept", "hugetlb", "tcmalloc", "jemalloc", "jemalloc_kept", "mimalloc"]
+# Processors that compute in bf16 say so in /proc/cpuinfo: x86 in the first two words, Arm.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+RESERVE_S = 15  # for reading the results
+
+
+class Setting(NamedTuple):
+    """What can be set without a change of the training itself."""
+
+    malloc: str
+    precision: str
+    memory_format: str
+    ranks: int
+
+    def words(self, cores: int) -> str:
+        threads = cores // self.ranks
+        return f"{self.malloc}, {self.precision}, {self.memory_format}, {self.ranks} x {threads}"
+
+    def configuration(self, cores: int, options: list[str]) -> sweep.Configuration:
+        """How the runner starts it."""
+        threads = cores // self.ranks
+        options = [*options, "--threads", str(threads), "--precision", self.precision]
+        if self.memory_format == "channels_last":
+            options.append("--channels-last")
+        if self.ranks == 1:
+            options += ["--mode", "single_process"]
+        options += ["--note", f"malloc={self.malloc}"]
+        variables = {"MEMORY": self.malloc, "NNODES": "1", "OMP_NUM_THREADS": str(threads)}
+        parts = [self.malloc, self.precision, self.memory_format, f"{self.ranks}x{threads}"]
+        return sweep.Configuration("_".join(parts), self.ranks, variables, options)
+
+
+Measure = Callable[[Setting, int], float]  # a setting in a round: its rate in img/s, 0 if it failed
+
+
+def values_here(cores: int, batch: int) -> dict[str, list]:
+    """The values of each setting that this machine has; the default first."""
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    return {
+        "precision": ["fp32", "bf16"] if flags & BF16_FLAGS else ["fp32"],
+        "memory_format": ["contiguous", "channels_last"],
+        "malloc": [name for name in MALLOCS if not process.missing_library(name)],
+        "ranks": [ranks for ranks in range(1, cores + 1) if cores % ranks == 0 and ranks <= batch],
+    }
+
+
+def screen(measure: Measure, values: dict[str, list]) -> dict[Setting, float]:
+    """Round 1: the rates of the values of one setting after the other, the fastest of which stays."""
+    best = Setting(**{name: choices[0] for name, choices in values.items()})
+    rates = {best: measure(best, 1)}
+    for name, choices in values.items():
+        for choice in choices[1:]:
+            new = best._replace(**{name: choice})
+            rates[new] = measure(new, 1)
+        best = max(rates, key=rates.get)
+    return rates
+
+
+def changed(best: Setting, values: dict[str, list], rates: dict[Setting, float]) -> list[Setting]:
+    """The winner with one setting changed: to its default, and to the next best value."""
+
+    def rate_of(name: str, value: Any) -> float:
+        return max(rate for one, rate in rates.items() if getattr(one, name) == value)
+
+    field = []
+    for name, choices in values.items():
+        others = [value for value in choices if value != getattr(best, name)]
+        others.sort(key=lambda value, name=name: -rate_of(name, value))
+        defaults = [value for value in others if value == choices[0]]
+        for value in dict.fromkeys([*others[:1], *defaults]):
+            field.append(best._replace(**{name: value}))
+    return field
+
+
+class Finals:
+    """Rounds of the settings that are still in the field; the defaults stay, to compare with."""
+
+    def __init__(self, default: Setting, field: list[Setting]) -> None:
+        self.default = default
+        self.others = [one for one in field if one != default]
+        self.gains: dict[Setting, list[float]] = {}
+
+    def round(self, measure: Measure, number: int) -> None:
+        """Measure the field once, in an order of this round's own, and keep the faster half."""
+        field = [self.default, *self.others]
+        random.Random(number).shuffle(field)
+        rates = {one: measure(one, number) for one in field}
+        if not rates[self.default]:
+            return
+        for one in self.others:
+            self.gains.setdefault(one, []).append(rates[one] / rates[self.default])
+        self.others.sort(key=lambda one: -statistics.median(self.gains[one]))
+        # Three at least: the winner, and what may be as good.
+        self.others = self.others[: max(3, math.ceil(len(self.others) / 2))]
+
+
+class Search:
+    """Measures settings as runs of a sweep, as long as there is time."""
+
+    def __init__(self, runner: sweep.Sweep, cores: int, options: list[str]) -> None:
+        self.runner, self.cores, self.options = runner, cores, options
+
+    def measure(self, setting: Setting, number: int) -> float:
+        one = setting.configuration(self.cores, self.options)
+        rows = self.runner.folder.rows_of(one.folder, number)
+        if not rows.is_file():
+            left = sweep.duration(self.runner.time_left())
+            line = self.runner.run_one(one, number, [])
+            words = setting.words(self.cores)
+            print(f"round {number}: {words}: {line}; {left} were left", flush=True)
+        try:
+            return read_run(rows)[1]
+        except (OSError, *UNREADABLE):
+            return 0.0  # it failed: the runner has said so
+
+    def has_time(self, field: list[Setting], number: int) -> bool:
+        """Whether the runs of a round that are missing fit into what is left of MINUTES."""
+        seconds = 0.0
+        for setting in field:
+            folder = setting.configuration(self.cores, self.options).folder
+            if not self.runner.folder.rows_of(folder, number).is_file():
+                seconds += statistics.mean(self.runner.walls.get(folder, [sweep.SECONDS_PER_RUN]))
+        return seconds < self.runner.deadline - time.monotonic()
+
+    def run(self, values: dict[str, list]) -> None:
+        rates = screen(self.measure, values)
+        default, best = next(iter(rates)), max(rates, key=rates.get)
+        finals = Finals(default, [best, *changed(best, values, rates)])
+        number = 2
+        while self.has_time([default, *finals.others], number):
+            finals.round(self.measure, number)
+            number += 1
+
+
+def search(args: argparse.Namespace, begun: float) -> None:
+    settings = sweep.read_settings()
+    options = ["--batch-size", str(args.batch_size), "--model", args.model]
+    options += sweep.split_words("OPTIONS", settings["OPTIONS"])
+    asked = [*sweep.script_options(settings), *options]
+    environment = describe(settings["PYTHON"], args.script, asked)
+    cores = environment["identity"]["cores_granted"]
+    values = values_here(cores, args.batch_size)
+    missing = [name for name in MALLOCS if name not in values["malloc"]]
+    if missing:
+        print(f"not installed here, so not tried: {', '.join(missing)}")
+    if cores == 1:
+        print("one core is available here: there is nothing to split over ranks")
+    environment["recorded"]["malloc"] = process.library_versions(values["malloc"])
+    folder = ResultsFolder(Path(settings["RESULTS_DIR"] or args.own).absolute(), environment)
+    differences = sweep.check_identity(folder, settings)
+    runner = sweep.Sweep(args.script, "", folder, settings)
+    if settings["MINUTES"]:
+        runner.deadline = begun + 60 * float(settings["MINUTES"]) - RESERVE_S
+    sweep.take(runner, differences)
+    with runner.prepared(), contextlib.suppress(sweep.OutOfTime):
+        Search(runner, cores, options).run(values)
+    for failure in runner.failures:
+        print(f"failed: {failure}")
+
+
+def main() -> None:
+    begun = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("script", type=Path, help="training script")
+    add("own", help="default results folder")
+    add("--model", required=True, help="network of torchvision")
+    add("--batch-size", required=True, help="images per step, over all ranks")
+    args = parser.parse_args()
+
+    def work() -> None:
+        if not args.batch_size.isdecimal() or int(args.batch_size) < 1:
+            raise SweepError(f"BATCH: expected an integer >= 1, got {args.batch_size!r}")
+        args.batch_size = int(args.batch_size)
+        search(args, begun)
+
+    sweep.run_as_program(work, args.own)
+
+
+if __name__ == "__main__":
+    main()
