@@ -51,6 +51,7 @@ plots: .venv/ready
 	  '$(CURDIR)'/cpu/cpu_run_[0-9]* >/dev/null
 	set -e; shopt -s nullglob; for study in cpu/studies/*.py; do name=$$(basename "$$study" .py); \
 	  rows='$(CURDIR)'/cpu/studies/$$name/runs; [[ -f cpu/studies/$$name.sh ]] || continue; \
+	  [[ -d $$rows || $$name == scaling ]] || continue; \
 	  [[ -d $$rows ]] || rows='$(CURDIR)'/cpu/studies/shares/runs; \
 	  $(BIN)/python cpu/plot_study.py "$$name" "$$rows" "$${rows}"_[0-9]* \
 	    --output "cpu/studies/$$name/plots" >/dev/null; done

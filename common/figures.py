@@ -33,6 +33,9 @@ NAMES = {
 }
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 GREY, BETTER, WORSE = "#666666", "#0072B2", "#D55E00"
+DEFAULT, TUNED = "#777777", "#0072B2"  # malloc
+LARGE_PARTS = ("forward", "backward")
+MOST_LABELS = 10  # values beside points
 STYLE = {
     "figure.figsize": (6.4, 4.2),
     "savefig.dpi": 150,
@@ -114,8 +117,104 @@ def headline(figure: plt.Figure, message: str, *notes: str) -> None:
     figure.text(0.01, -0.01, "\n".join(notes), va="top", fontsize=8, color=GREY)
 
 
+def in_words(series: str) -> str:
+    """A series as a reader of a figure knows it."""
+    return series.replace("memory glibc", "default malloc").replace("memory kept", "tuned malloc")
+
+
+def series_colour(series: str, place: int) -> str:
+    """Default malloc is grey and tuned malloc blue in all figures."""
+    if "memory glibc" in series:
+        return DEFAULT
+    return TUNED if "memory kept" in series else COLOURS[place % len(COLOURS)]
+
+
+def largest_speedup(batch: int, counts: np.ndarray) -> np.ndarray:
+    """What the split of a batch allows: 32 images over 7 devices are 5 on the fullest, so 6.4."""
+    return batch / np.ceil(batch / counts)
+
+
+def draw_ideal(axes: plt.Axes, rows: pd.DataFrame, colour: str) -> None:
+    """The best rate that the split of the batch allows, from the fewest devices' rate on: a step
+    over each number of devices."""
+    base, batch = rows.iloc[0], int(rows["batch_size"].iloc[0])
+    counts = np.arange(base["num_devices"], rows["num_devices"].max() + 1)
+    allowed = largest_speedup(batch, counts)
+    ideal = base["rate"] * allowed / allowed[0]
+    axes.step(counts, ideal, where="mid", color=colour, linewidth=0.9, alpha=0.6)
+
+
+def label_points(axes: plt.Axes, rows: pd.DataFrame, name: str, colour: str) -> None:
+    """The values at the points, and the series' name beside the last one."""
+    # Of many points the ends are enough.
+    shown = rows if len(rows) <= MOST_LABELS else rows.iloc[[0, -1]]
+    for _, row in shown.iterrows():
+        place = (row["num_devices"], row["rate"])
+        look = {"color": colour, "fontsize": 8.5, "textcoords": "offset points"}
+        if row.name == shown.index[-1]:
+            axes.annotate(f"{row['rate']:.3g}  {name}", place, (8, 0), va="center", **look)
+        else:
+            axes.annotate(f"{row['rate']:.3g}", place, (4, -11), **look)
+
+
+def rates_over_devices(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
+    """Rates with their intervals over the number of devices, a colour for each of at most four
+    series; steps are what the split allows. Nothing is drawn between two numbers of devices."""
+    for place, (series, rows) in enumerate(table.groupby("series", sort=False)):
+        rows = rows.sort_values("num_devices")
+        colour = series_colour(series, place)
+        if len(rows) > 1:
+            draw_ideal(axes, rows, colour)
+        intervals(axes, rows, "rate", fmt="o", color=colour)
+        label_points(axes, rows, in_words(series), colour)
+    axes.set(xlabel=device, ylabel="images per second", ylim=(0, None))
+    counts = sorted(set(table["num_devices"]))
+    axes.set_xticks(counts if len(counts) <= 10 else counts[:: len(counts) // 8])
+    # Room for the names at the right.
+    axes.set_xlim(min(counts) - 0.5, max(counts) + 0.5 + 0.45 * (max(counts) - min(counts) + 1))
+
+
+def parts_over_devices(figure: plt.Figure, rows: pd.DataFrame, device: str) -> None:
+    """The parts of a step over the number of devices, stacked; below, enlarged, all parts but the
+    two large ones, in per cent of the step."""
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    places = np.arange(len(rows))
+    small = [name for name in PARTS if name not in LARGE_PARTS]
+    for axes, names, scale in (
+        (above, list(PARTS), np.ones(len(rows))),
+        (below, small, 100 / rows["step_time"].to_numpy()),
+    ):
+        bottom = np.zeros(len(rows))
+        for name in names:
+            height = rows[name].fillna(0).to_numpy() * scale
+            axes.bar(places, height, 0.62, bottom, color=PARTS[name][0])
+            bottom += height
+        label_parts(axes, rows, names, scale)
+    above.set_ylabel("seconds per step")
+    below.set_ylabel("% of the step")
+    below.set_xlabel(device)
+    below.set_xticks(places, rows["num_devices"])
+    above.set_xlim(-0.5, len(rows) - 0.5 + 0.6 * max(1, len(rows) / 4))
+
+
+def label_parts(axes: plt.Axes, rows: pd.DataFrame, names: list[str], scale: np.ndarray) -> None:
+    """Each part's name beside the last bar, in its colour; spread, where parts are thin."""
+    heights = [float(rows[name].fillna(0).iloc[-1] * scale[-1]) for name in names]
+    tallest = max(float((rows[names].fillna(0).sum(axis=1) * scale).max()), 1e-12)
+    top, lowest = 0.0, -tallest
+    for name, height in zip(names, heights, strict=True):
+        middle, top = top + height / 2, top + height
+        if height < 0.004 * tallest or (len(names) == len(PARTS) and name not in LARGE_PARTS):
+            continue
+        lowest = max(middle, lowest + 0.12 * tallest)
+        look = {"color": PARTS[name][0], "fontsize": 8.5, "va": "center", "fontweight": "bold"}
+        place = (len(rows) - 1 + 0.31, lowest)
+        axes.annotate(NAMES.get(name, name), place, (6, 0), "data", "offset points", **look)
+
+
 def gain_colour(gain: float, low: float, high: float) -> str:
-    """Blue for a ratio above 1, vermilion for one below, grey if the interval does not say."""
+    """Blue for a ratio above 1, vermilion for one below, grey if the interval does not say, or if
+    there is none."""
     if low > 1:
         return BETTER
     return WORSE if high < 1 else GREY
@@ -133,7 +232,8 @@ def gain_bars(axes: plt.Axes, gains: np.ndarray) -> None:
         if np.isnan(gain[0]):
             continue
         # Beside the whisker, away from 1.
-        outer, side, gap = (gain[2], "left", 3) if gain[0] >= 1 else (gain[1], "right", -3)
+        low, high = (gain[0] if np.isnan(end) else end for end in gain[1:])
+        outer, side, gap = (high, "left", 3) if gain[0] >= 1 else (low, "right", -3)
         look = {"va": "center", "ha": side, "fontsize": 8.5}
         axes.annotate(f"{gain[0]:.2f}", (outer, place), (gap, 0), "data", "offset points", **look)
     axes.axvline(1, color="#222222", linewidth=0.8)
@@ -313,9 +413,7 @@ def draw_results(args: argparse.Namespace, draw: Callable, device: str) -> list[
         study = draw(Session(args.folders[0], rows, runs, table, skipped, is_original))
         args.output.mkdir(parents=True, exist_ok=True)
         write_study(study._replace(tables={"summary": table, **study.tables}), args.output)
-    if not study.is_text_enough:
-        print(tables.configuration_text(table, device, is_original))
-    print(study.text)
+    print(study.printed or study.text or tables.scaling_text(table, device, is_original))
     if args.against:
         print_against(runs, args.against)
     return problems

@@ -99,13 +99,15 @@ def describe(python: str, script: Path, options: list[str]) -> dict[str, dict[st
         "code": code_hash(with_imports(script)),
     }
     git = ["git", "-C", str(script.parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    driver = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    fields = "name,driver_version,power.limit,persistence_mode,mig.mode.current,pcie.link.gen.max"
+    gpus = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     recorded = {
         "commit": output(*git),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "driver": output(*driver),
+        "gpus": output(*gpus).splitlines(),
+        "gpu_links": output("nvidia-smi", "topo", "-m").splitlines(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "load_average": os.getloadavg(),
     }

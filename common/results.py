@@ -36,10 +36,15 @@ MODES = ["ddp", "no_communication", "single_process"]
 PARTS = ["loading", "forward", "backward", "ddp", "transfer", "waiting", "optimizer"]
 KERNEL = ["user_time", "system_time", "minor_faults"]  # what the kernel did, per step and rank
 MEMORY = ["peak_memory_bytes", "reserved_memory_bytes", "predicted_memory_bytes"]
-OPTIONAL = ["ddp_time", *KERNEL, *MEMORY]  # older rows, and some devices, lack them
+OPTIONAL = [
+    "ddp_time",
+    "host_ahead_time",
+    *KERNEL,
+    *MEMORY,
+]  # older rows, and some devices, lack them
 ROUND = ["occasion", "run_id"]
 TERMS = ["ideal", "contention", "slowed_backward", "ddp", "transfer", "waiting", "remainder"]
-UNFAIR = "oversubscribe|share_gpu"  # options whose rows never enter a scaling figure
+UNFAIR = "oversubscribe|share_gpu|memory_check"  # options whose rows are no rates to compare
 ENDS = ("", "_low", "_high")
 ENOUGH = 6  # values for an interval of 95 %; of fewer the range is given
 
@@ -68,8 +73,22 @@ def read_text(path: Path) -> pd.DataFrame:
     return cells
 
 
+def has_cycles(cells: pd.DataFrame) -> bool:
+    """Whether a run went through cycles of phases."""
+    return "cycle" in cells and bool((cells["cycle"] != "").any())
+
+
+def data_parallel_part(cells: pd.DataFrame) -> pd.DataFrame:
+    """Of a run in cycles its data-parallel steps, numbered as those of any other run."""
+    own = cells[cells["mode"] == "ddp"]
+    order = {step: str(number) for number, step in enumerate(dict.fromkeys(own["step"]))}
+    return own.assign(step=own["step"].map(order))
+
+
 def rows_of_run(cells: pd.DataFrame) -> pd.DataFrame:
     """The rows of one run as numbers; raises ResultsError unless they are one whole run."""
+    if has_cycles(cells):
+        cells = data_parallel_part(cells)
     original = "step" not in cells
     numbers = [*NUMBERS, *OPTIONAL]
     rows = cells.reindex(columns=[*NUMBERS, *KEY[2:], *OPTIONAL], fill_value="")
@@ -124,6 +143,19 @@ def check_complete(rows: pd.DataFrame, dropped_by: int) -> None:
 def read_run(path: Path) -> pd.DataFrame:
     """The rows of one run's file; raises ResultsError unless they are one whole run."""
     return rows_of_run(read_text(path))
+
+
+def read_phases(*folders: Path) -> pd.DataFrame:
+    """The measured steps of all runs in cycles: one row per rank and phase, numbers as numbers."""
+    found = [pd.DataFrame()]
+    for folder in folders:
+        for _, cells in cells_of_runs(folder, []):
+            if has_cycles(cells):
+                measured = cells[cells["warmup"] == "0"].copy()
+                names = [*NUMBERS, *OPTIONAL, "cycle"]
+                measured[names] = measured[names].apply(pd.to_numeric)
+                found.append(measured.assign(occasion=folder.name))
+    return pd.concat(found, ignore_index=True)
 
 
 def sessions_of(published: Path) -> list[Path]:
@@ -247,6 +279,7 @@ def summarise_run(run: pd.DataFrame) -> dict[str, float]:
         summary[part] = timed[f"{part}_time"].mean()
     for name in KERNEL:
         summary[name] = timed[name].mean()
+    summary["host_ahead"] = timed["host_ahead_time"].median()
     for name in MEMORY:
         summary[name.removesuffix("_bytes")] = run[name].max()
     return summary
@@ -255,7 +288,8 @@ def summarise_run(run: pd.DataFrame) -> dict[str, float]:
 def derive_scaling(runs: pd.DataFrame) -> pd.DataFrame:
     """Each run in the series that it belongs to: strong (the same total batch), weak (the same
     images per device), or both. The original study's rows are strong by definition."""
-    same = "precision channels_last loader dataset options model memory cpu_share".split()
+    same = "precision channels_last loader dataset named_options model memory cpu_share".split()
+    runs = runs.assign(named_options=options_to_compare(runs))
     new = runs["scaling"] == ""
     weak = runs[new & (runs["batch_size"] % runs["num_devices"] == 0)].assign(scaling="weak")
     # A weak series has data-parallel runs on more than one number of devices.
@@ -266,7 +300,14 @@ def derive_scaling(runs: pd.DataFrame) -> pd.DataFrame:
     strong = runs[new].assign(scaling="strong")
     counts = strong["num_devices"].groupby([strong[name] for name in ["batch_size", *same]])
     only_weak = (counts.transform("nunique") == 1) & strong.index.isin(weak.index)
-    return pd.concat([runs[~new], strong[~only_weak], weak], ignore_index=True)
+    runs = pd.concat([runs[~new], strong[~only_weak], weak], ignore_index=True)
+    return runs.drop(columns="named_options")
+
+
+def options_to_compare(runs: pd.DataFrame) -> pd.Series:
+    """The options that a series has in common: whether a card's memory made a run recompute
+    activations is a mark on its point."""
+    return runs["options"].str.replace(r";?checkpoint=\d", "", regex=True).str.strip(";")
 
 
 def name_series(runs: pd.DataFrame) -> pd.DataFrame:
@@ -279,12 +320,14 @@ def name_series(runs: pd.DataFrame) -> pd.DataFrame:
     # nothing is pinned the launcher chose the threads.
     ignored = {
         "threads": single | runs["options"].str.contains("pinned=0"),
-        "micro_batches": single,
+        # Where memory decides, one line of a batch has points in micro-batches and others.
+        "micro_batches": single | runs["options"].str.contains("on_oom=accumulate"),
     }
     words = dict.fromkeys(("precision", "dataset", "options", "model"), "")
     words["cpu_share"] = "shares of "
+    compared = runs.assign(options=options_to_compare(runs))
     for name in SETTINGS[1:]:
-        given = runs[name].mask(ignored[name], "") if name in ignored else runs[name]
+        given = compared[name].mask(ignored[name], "") if name in ignored else runs[name]
         if len(set(given) - {""}) > 1 or name in ("options", "cpu_share", "bucket_cap_mb"):
             names += (f", {words.get(name, f'{name} ')}" + given).where(given != "", "")
     return runs.assign(series=names)
@@ -363,6 +406,7 @@ def configuration_table(runs: pd.DataFrame) -> pd.DataFrame:
         row["rate_original_method"] = row["batch_size"] / own["original_time"].mean()
         for part in [*PARTS, "compute", *KERNEL]:
             row |= named_interval(part, mean_interval(own[part]))
+        row["host_ahead"] = own["host_ahead"].median()
         for name in MEMORY:
             row[name.removesuffix("_bytes")] = own[name.removesuffix("_bytes")].max()
         table.append(row | speedup_of(own, runs[runs["series"] == row["series"]]))

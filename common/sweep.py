@@ -4,8 +4,8 @@
 
 `LIST --list` (run_experiments.sh, say) gets the number of devices in DEVICES and prints one
 configuration a line: folder, ranks, threads, then NAME=value for its environment (MEMORY=kept
-stands for an allocator, NNODES=2 for nodes, GROUP=a for what is measured side by side) and options of
-SCRIPT; or: folder, `skip`, devices,
+stands for an allocator, NNODES=2 for nodes, GROUP=a for what is measured side by side) and options
+of SCRIPT; or: folder, `skip`, devices,
 batch, the reason. OWN is the default results folder, PLOT draws its figures (empty: none).
 
 Finished runs are kept: started again, a sweep does only what is missing. Without RESULTS_DIR the
@@ -318,6 +318,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+def show(line: str, stays: bool = False) -> None:
+    """A line of progress. On a terminal the next one takes its place, unless it is to stay."""
+    if not sys.stdout.isatty():
+        print(line, flush=True)
+        return
+    width = shutil.get_terminal_size().columns - 1
+    print(f"\r\x1b[K{line if stays else line[:width]}", end="\n" if stays else "", flush=True)
+
+
 def stolen_seconds() -> float:
     """Seconds that the hypervisor gave to others since the start, over all cores."""
     # The eighth number of the line "cpu", which sums over all cores, in ticks.
@@ -461,11 +470,17 @@ class Sweep:
         with self.prepared():
             for number, (run_id, one) in enumerate(runs, start=1):
                 if not self.folder.is_skipped(one.folder):
+                    name = f"[{number}/{len(runs)}] {one.folder} run {run_id}"
+                    left = duration(seconds_left(runs[number - 1 :], self.walls))
+                    if sys.stdout.isatty():
+                        show(f"{name}: running; about {left} left")
                     line = self.run_one(one, run_id, [])
                     left = duration(seconds_left(runs[number:], self.walls))
-                    done = f"[{number}/{len(runs)}] {one.folder} run {run_id}"
-                    print(f"{done}: {line}; about {left} left", flush=True)
-                if number < len(runs) and runs[number][0] != run_id:
+                    show(f"{name}: {line}; about {left} left", stays="img/s" not in line)
+                is_last = number == len(runs)
+                if sys.stdout.isatty() and (is_last or runs[number][0] != run_id):
+                    print()  # leave the line of progress
+                if not is_last and runs[number][0] != run_id:
                     self.draw()  # a round has ended
 
     def draw(self, *arguments: str) -> None:
@@ -510,10 +525,10 @@ def print_plan(configurations: list[Configuration], sweep: Sweep) -> None:
 
 
 def print_impossible(impossible: list[Impossible]) -> None:
-    """A line for each reason, with the configurations that it leaves out."""
+    """A line for each reason, with the numbers of devices that it leaves out."""
     for reason in sorted({one.reason for one in impossible}):
-        folders = [one.folder for one in impossible if one.reason == reason]
-        print(f"cannot run: {', '.join(folders)} ({reason})")
+        devices = sorted({one.devices for one in impossible if one.reason == reason})
+        print(f"cannot run on {', '.join(map(str, devices))}: {reason}")
 
 
 def check_identity(folder: ResultsFolder, settings: dict[str, str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Tables of intervals, and how they are shown: what every study is made of."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,17 +8,18 @@ import pandas as pd
 import results
 from matplotlib.figure import Figure
 
+MOST_PRINTED = 8  # configurations at a sweep's end
 Measure = Callable[[pd.DataFrame], results.Interval]  # from the runs of one row of a table
 
 
 class Study(NamedTuple):
     """What a study makes of its runs: tables by the name of their file, text for answers.md (which
-    README may show), figures by the name of their file; whether the text is all that is printed."""
+    README may show), figures by the name of their file, and what is printed if not the text."""
 
     tables: dict[str, pd.DataFrame]
     text: str = ""
     figures: dict[str, Figure] = {}
-    is_text_enough: bool = False
+    printed: str = ""
 
 
 # ---- what is in a table
@@ -44,6 +46,13 @@ def measure_all(runs: pd.DataFrame, measures: dict[str, Measure]) -> dict[str, A
     return row
 
 
+def of_one_run(row: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """A row whose values are of one run each: without intervals."""
+    for name in names:
+        row = row | results.named_interval(name, (row.get(name, math.nan), math.nan, math.nan))
+    return row
+
+
 def interval_table(runs: pd.DataFrame, by: str | list[str], **measures: Measure) -> pd.DataFrame:
     """One row per group of runs: keys, number of runs, and each measure with its interval."""
     keys = [by] if isinstance(by, str) else by
@@ -65,12 +74,14 @@ def require(runs: pd.DataFrame, what: str) -> pd.DataFrame:
 
 
 def interval_text(row: Any, name: str, digits: int | None = 2) -> str:
-    """median [low, high] of a table's row; digits None: three significant ones. A value without
-    interval is the base of a ratio."""
+    """median [low, high] of a table's row; digits None: three significant ones. Without interval 1
+    is the base of a ratio, and another value is one run's."""
     values = [row[name + end] for end in results.ENDS] if name in row else [None]
-    if any(pd.isna(values)):
-        return "-" if pd.isna(values[0]) else "base"
     form = "#.3g" if digits is None else f".{digits}f"
+    if any(pd.isna(values)):
+        if pd.isna(values[0]):
+            return "-"
+        return "base" if values[0] == 1 else f"{format(values[0], form).rstrip('.')} (1 run)"
     value, low, high = (format(value, form).rstrip(".") for value in values)
     return f"{value} [{low}, {high}]"
 
@@ -112,17 +123,18 @@ def markdown(
     return "\n".join([*lines, "", ""])
 
 
-def configuration_text(table: pd.DataFrame, device: str, is_original: bool) -> str:
-    """All configurations of a sweep, aligned."""
-    columns = {"series": "configuration", "mode": "mode", "num_devices": device, "runs": "runs"}
-    columns |= {"interval": "interval"}
-    measured = {"rate": "img/s", "step_time": "step (s)", "cold_step_time": "first step (s)"}
-    cells = shown(table, columns).join(shown(table, measured, None))
+def scaling_text(table: pd.DataFrame, device: str, is_original: bool) -> str:
+    """What a sweep's end prints: rate and speed-up of the first data-parallel configurations."""
+    ddp = table[(table["mode"] == "ddp") & (table["scaling"] != "weak")]
+    first = ddp.head(MOST_PRINTED)
+    cells = shown(first, {"series": "series", "num_devices": device, "rate": "img/s"}, None)
     for name, heading in (("speedup", "speed-up"), ("efficiency", "efficiency")):
-        cells[heading] = [speedup_text(row, name) for _, row in table.iterrows()]
+        cells[heading] = [speedup_text(row, name) for _, row in first.iterrows()]
     if is_original:
-        cells["img/s, original's method"] = table["rate_original_method"].round(4)
-    return cells.to_string(index=False)
+        cells["img/s, original's method"] = first["rate_original_method"].round(4).to_numpy()
+    text = cells.to_string(index=False)
+    left = len(table) - len(first)
+    return text + (f"\n{left} more configurations are in summary.csv" if left else "")
 
 
 def against_text(runs: pd.DataFrame, others: pd.DataFrame) -> str:

@@ -27,11 +27,7 @@ import results  # noqa: E402
 import tables  # noqa: E402
 from figures import plt  # noqa: E402
 
-MODES = {  # how a mode is called, its marker and its line
-    "ddp": ("data parallel", "o", "-"),
-    "no_communication": ("no communication", "^", ":"),
-    "single_process": ("single process (threads)", "s", ""),
-}
+MOST_SERIES = 4  # in a figure
 
 
 # ---- tables
@@ -146,83 +142,100 @@ def answers(table: pd.DataFrame, own: dict[str, pd.DataFrame]) -> str:
     )
 
 
+def where_time_goes(table: pd.DataFrame) -> str:
+    """A sentence on the parts of a step, on the most cores of the main series."""
+    main = results.main_series(table)
+    if main.empty or main["forward"].isna().all():
+        return ""
+    row = main.iloc[-1]
+    parts = []
+    for name in results.PARTS:
+        share = 100 * row[name] / row["step_time"]
+        if share >= 0.5:
+            parts.append(f"{figures.NAMES.get(name, name)} {share:.0f} %")
+    cores = "1 core" if row["num_devices"] == 1 else f"{row['num_devices']} cores"
+    return f"A step on {cores} ({row['series']}) is {', '.join(parts)}."
+
+
+def what_malloc_brings(runs: pd.DataFrame) -> str:
+    """A sentence on tuned malloc, where it was measured beside the default."""
+    ddp = runs[(runs["mode"] == "ddp") & (runs["scaling"] != "weak") & (runs["cpu_share"] == "")]
+    words = []
+    for (batch, cores), own in ddp.groupby(["batch_size", "num_devices"]):
+        default, tuned = (own[own["memory"] == memory] for memory in ("glibc", "kept"))
+        if len(default) and len(tuned):
+            gain = results.paired_interval(tuned, default)
+            row = results.named_interval("gain", gain)
+            words.append(f"{tables.interval_text(row, 'gain')} at batch {batch} on {cores}")
+    if not words:
+        return ""
+    return f"Tuned malloc (README: two GLIBC_TUNABLES) over default: {'; '.join(words[:3])}."
+
+
 # ---- figures
 
 
+def speedup_message(table: pd.DataFrame) -> str:
+    """The speed-up of the series with the most runs, and of its pair in the other malloc."""
+    most = table["num_devices"].max()
+    last = table[table["num_devices"] == most].dropna(subset="speedup_low")
+    words = []
+    for _, row in last.head(2).iterrows():
+        malloc = {"glibc": "default malloc", "kept": "tuned malloc"}.get(row["memory"], "")
+        words.append(f"{row['speedup']:.2f} times" + (f" with {malloc}" if malloc else ""))
+    if not words:
+        return f"{table['rate'].max():.3g} images per second"
+    words[0] = words[0].replace("times", "times as fast as one", 1)
+    return f"{most} cores are {', '.join(words)}"
+
+
+def drawn_series(table: pd.DataFrame) -> pd.DataFrame:
+    """The data-parallel rows of at most four series: those with most numbers of cores and runs."""
+    ddp = table[table["mode"] == "ddp"]
+    size = ddp.groupby("series").agg(counts=("num_devices", "nunique"), runs=("runs", "sum"))
+    first = size.sort_values(["counts", "runs"], ascending=False).index[:MOST_SERIES]
+    return ddp[ddp["series"].isin(first)]
+
+
 def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
-    """Throughput against cores: data parallel, the ideal, and the two bounds."""
-    figure, axes = plt.subplots()
-    colours = figures.COLOURS * 9
-    for colour, (series, rows) in zip(colours, table.groupby("series", sort=False), strict=False):
-        for mode, part in rows.groupby("mode", sort=False):
-            name, marker, line = MODES[mode]
-            look = {"color": colour, "marker": marker, "linestyle": line}
-            look["markerfacecolor"] = colour if mode == "ddp" else "white"
-            figures.points(axes, session.runs, part, label=f"{series}: {name}", **look)
-        ddp = rows[rows["mode"] == "ddp"]
-        if len(ddp) > 1:
-            each = ddp["rate"].iloc[0] / ddp["num_devices"].iloc[0]
-            label = f"{series}: ideal, {each:.2f} img/s per core"
-            axes.plot(
-                ddp["num_devices"], each * ddp["num_devices"], "--", color=colour, label=label
-            )
-        if session.is_original:
-            label = f"{series}: read by the original's method"
-            axes.plot(ddp["num_devices"], ddp["rate_original_method"], "kx-.", label=label)
-    axes.set(xlabel="CPU cores", ylabel="throughput (img/s)", title=session.title, ylim=(0, None))
-    axes.set_xticks(sorted(set(table["num_devices"])))
-    axes.margins(x=0.15)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    missing = figures.why_missing(session.skipped, table, "cores")
-    figures.note_below(axes, figures.what_is_drawn(table), *missing)
+    """Throughput over cores, with what the split of the batch allows."""
+    ddp = drawn_series(table)
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    figures.rates_over_devices(axes, ddp, "CPU cores")
+    if session.is_original:
+        for _, rows in ddp.groupby("series", sort=False):
+            look = {"label": "read by the original's method"}
+            axes.plot(rows["num_devices"], rows["rate_original_method"], "kx", **look)
+        axes.legend(loc="upper left")
+    notes = ["steps: what the split of the batch over the cores allows"]
+    notes += figures.why_missing(session.skipped, table, "cores")
+    counts = "-".join(map(str, sorted({ddp["runs"].min(), ddp["runs"].max()})))
+    kinds = "95 % interval" if ddp["runs"].min() >= results.ENOUGH else "range"
+    notes += [f"median and {kinds} of {counts} runs", session.title]
+    figures.headline(figure, speedup_message(ddp), *notes)
     return figure
 
 
-def bar_name(row: pd.Series) -> str:
-    mode = {"ddp": "", "no_communication": "\nno comm.", "single_process": "\n1 process"}
-    cores = "1 core" if row["num_devices"] == 1 else f"{row['num_devices']} cores"
-    return f"{cores}{mode[row['mode']]}\n{row['series']}".replace(", ", "\n")
-
-
-def step_intervals(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The mean step over the runs of each configuration, with its interval."""
-    steps = []
-    for _, row in table.iterrows():
-        same = (runs["series"] == row["series"]) & (runs[results.KEY] == row[results.KEY]).all(
-            axis=1
-        )
-        interval = results.mean_interval(runs[same]["step_time"])
-        steps.append(results.named_interval("step", interval))
-    return pd.DataFrame(steps)
-
-
 def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
-    """Where the time of a step goes: on the left as in the original study, on the right split."""
-    table = table[(table["mode"] == "ddp") | (table["num_devices"] > 1)]
-    order = table.sort_values(["mode", "series", "num_devices"], ignore_index=True)
-    figure, axes = plt.subplots(figsize=(max(6.4, 1.3 * len(order)), 4.2))
-    # The original's files do not split compute.
-    is_split = order["forward"].notna().any()
-    left = order.index - 0.41
-    loading = {"color": figures.PARTS["loading"][0], "label": None if is_split else "loading"}
-    axes.bar(left, order["loading"], 0.2, **loading)
-    compute = {"color": "#BBBBBB", "label": "compute, as in the original"}
-    axes.bar(left, order["compute"], 0.2, order["loading"], **compute)
-    if is_split:
-        figures.stacked_parts(axes, order, 0.56)
-        steps = step_intervals(session.runs, order)
-        bars = figures.error_bars(steps, "step")
-        look = {"color": "#000000", "capsize": 3, "linewidth": 0.8}
-        axes.errorbar(order.index, steps["step"], bars, fmt="none", **look)
-    axes.set(ylabel="time of a step (s), mean over ranks", title=session.title)
-    axes.set_xticks(order.index, [bar_name(row) for _, row in order.iterrows()], fontsize=7)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    lines = [
-        "means over ranks, steps and runs; whiskers: 95 % interval of the step over runs",
-        "no comm.: each rank by itself, waiting is for the slowest to end; 1 process: threads",
-        *figures.why_missing(session.skipped, table, "cores"),
-    ]
-    axes.set_xlabel("\n".join(lines), fontsize=8)
+    """Where the time of a step goes, over cores; of the original's files, loading and the rest."""
+    main = results.main_series(table).copy()
+    tuned = table[(table["mode"] == "ddp") & (table["memory"] == "kept")]
+    tuned = tuned[tuned["batch_size"] == main["batch_size"].iloc[0]]
+    if tuned["num_devices"].nunique() >= main["num_devices"].nunique():
+        main = tuned.copy()  # what scaling is judged by
+    if main["forward"].isna().all():
+        main["forward"] = main["compute"]
+    main["step_time"] = main[list(figures.PARTS)].fillna(0).sum(axis=1)
+    figure = plt.figure(figsize=(7.2, 4.8), layout="constrained")
+    figures.parts_over_devices(figure, main, "CPU cores")
+    last = main.iloc[-1]
+    waiting = 100 * last["waiting"] / last["step_time"] if last["waiting"] == last["waiting"] else 0
+    computing = 100 * (last["forward"] + np.nan_to_num(last["backward"])) / last["step_time"]
+    message = f"On {last['num_devices']} cores {computing:.0f} % of a step is computing"
+    if waiting >= 0.5:
+        message += f", {waiting:.1f} % waiting for others"
+    words = [figures.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
+    figures.headline(figure, message, ", ".join(words), session.title)
     return figure
 
 
@@ -239,7 +252,10 @@ def draw_all(session: figures.Session) -> tables.Study:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)
     own = {"budget": results.loss_budget(runs), "occasions": session_table(runs)}
     own |= {"waiting": waiting_table(session.rows, runs), "bounds": results.bound_table(runs)}
-    return tables.Study(own, answers(fair, own), drawn)
+    printed = tables.scaling_text(session.table, "cores", session.is_original)
+    sentences = [where_time_goes(fair), what_malloc_brings(runs)]
+    printed = "\n".join([printed, *filter(None, sentences)])
+    return tables.Study(own, answers(fair, own), drawn, printed)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import tables  # noqa: E402
 from figures import plt  # noqa: E402
 
 GIB = 2**30
+LAUNCH_BOUND = 0.01  # of a step: the host is ahead of the device by less than that at its end
 
 
 def bar_names(table: pd.DataFrame) -> list[str]:
@@ -35,6 +36,23 @@ def bar_names(table: pd.DataFrame) -> list[str]:
         gpus = "1 GPU" if row["num_devices"] == 1 else f"{row['num_devices']} GPUs"
         names.append(f"{gpus}\n{row['series']}".replace(", ", "\n"))
     return names
+
+
+def mark_points(axes: plt.Axes, rows: pd.DataFrame, against: str = "num_devices") -> list[str]:
+    """Say at a point what makes it another one than its neighbours; returns lines that explain."""
+    notes = []
+    for _, row in rows.iterrows():
+        words = []
+        if "on_oom=accumulate" in row["options"] and int(row["micro_batches"] or 1) > 1:
+            words.append(f"in {row['micro_batches']} micro-batches")
+        if "checkpoint=1" in row["options"]:
+            words.append("recomputed")
+        if row["host_ahead"] < LAUNCH_BOUND * row["step_time"]:
+            words.append("launch-bound")
+            notes = ["launch-bound: the GPU waits for the host, which launches too slowly"]
+        place = (row[against], row["rate"])
+        axes.annotate(", ".join(words), place, (5, -12), textcoords="offset points", fontsize=8)
+    return notes
 
 
 def throughput_of_batch(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
@@ -53,7 +71,7 @@ def throughput_of_batch(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     axes.set_xticks(sorted(set(table["num_devices"])))
     axes.legend()
     own = session.skipped[session.skipped["batch_size"] == table["batch_size"].iloc[0]]
-    notes = figures.why_missing(own, table, "GPUs")
+    notes = figures.why_missing(own, table, "GPUs") + mark_points(axes, table)
     if table["num_devices"].nunique() == 1:
         notes.append("one GPU count measured: no ideal line")
     figures.note_below(axes, figures.what_is_drawn(table), *notes)
@@ -162,7 +180,9 @@ def draw_all(session: figures.Session) -> tables.Study:
     drawn["optimal_gpus"] = optimal_gpus(session, strong)
     drawn["gpu_throughput_line"] = gpu_throughput_line(session, strong)
     drawn["gpu_time_components_bar"] = gpu_time_components_bar(session, strong)
-    predicted = strong[strong["predicted_memory"].notna()]
+    # Memory is as good in checks of a few steps.
+    whole = table[(table["mode"] == "ddp") & ~table["options"].str.contains("oversubscribe")]
+    predicted = whole[whole["predicted_memory"].notna()].reset_index(drop=True)
     if len(predicted):
         drawn["gpu_memory"] = gpu_memory(session, predicted)
     return tables.Study({}, "", drawn)

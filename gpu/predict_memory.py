@@ -28,8 +28,9 @@ BATCHES = [16, 32, 48, 64, 96, 128, 256]
 GPUS = [1, 2, 3]
 
 
-class CardInUse(Exception):
-    """A batch that the card could hold, if others did not use it now."""
+class CardError(Exception):
+    """What is asked of a card that it cannot give: a batch that it could hold if others did not use
+    it now, or more memory than it has."""
 
 
 class Card(NamedTuple):
@@ -106,14 +107,15 @@ def predict_memory(task: Task) -> Memory:
     without momentum has no state.
     """
     images = -(-task.images // task.micro_batches)
-    dtype = torch.bfloat16 if task.precision == "bf16" else torch.float32
+    is_half = task.precision in ("bf16", "fp16")
+    dtype = torch.bfloat16 if is_half else torch.float32
     settings = {"memory_efficient": True} if task.checkpoint else {}
     with torch.device("meta"):
         network = torchvision.models.get_model(task.model, num_classes=10, **settings)
         batch = torch.empty(images, 3, task.size, task.size)
         labels = torch.empty(images, dtype=torch.int64)
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
-    # CPU autocast does nothing on meta tensors: for bf16, model and input are cast instead.
+    # CPU autocast does nothing on meta tensors: for half precision, model and input are cast.
     network = network.to(dtype)
     saved = SavedTensors(network)
     if task.checkpoint:
@@ -123,8 +125,8 @@ def predict_memory(task: Task) -> Memory:
     with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
         cross_entropy(network(batch.to(dtype)), labels)
     sizes = saved.sizes()
-    # Autocast keeps copies of the weights in bf16, half as large.
-    cast = parameters // 2 if task.precision == "bf16" else 0
+    # Autocast keeps copies of the weights, half as large.
+    cast = parameters // 2 if is_half else 0
     return Memory(
         activations=sum(sizes),
         parameters=parameters + cast,
@@ -153,7 +155,7 @@ def fit_batch(args: argparse.Namespace, ranks: int, card: Card) -> int:
     """Choose micro-batches and recomputation by prediction, alike on all ranks, or give up.
 
     Returns the predicted bytes of the largest rank; args.micro_batches and args.checkpoint are set.
-    Raises CardInUse if the batch would fit a card that others do not use.
+    Raises CardError if the batch would fit a card that others do not use.
     """
     task = Task(
         args.model,
@@ -167,7 +169,7 @@ def fit_batch(args: argparse.Namespace, ranks: int, card: Card) -> int:
     if need > card.bytes:
         give_up(args, need, card.bytes, "predicted before the run")
     if need > card.free:
-        raise CardInUse(
+        raise CardError(
             f"needs {need / GIB:.1f} GiB, of which {card.free / GIB:.1f} are free now: other "
             "processes use this GPU"
         )
@@ -178,7 +180,8 @@ def fit_batch(args: argparse.Namespace, ranks: int, card: Card) -> int:
 
 
 def card_memory(args: argparse.Namespace) -> Card:
-    """What this rank may take of its card; with --memory-limit, of the smaller one.
+    """What this rank may take of its card; with --memory-limit, of the smaller one. Raises
+    CardError for a limit above the card.
 
     What is outside torch's allocator (the context, libraries) counts against the limit.
     """
@@ -187,8 +190,12 @@ def card_memory(args: argparse.Namespace) -> Card:
         return Card(limit, limit)
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
-    if limit >= total:
+    if args.memory_limit is None:
         return Card(total, free)
+    if limit > total:
+        raise CardError(
+            f"--memory-limit {args.memory_limit} GiB is above the card's {total / GIB:.2f} GiB"
+        )
     outside = total - free - torch.cuda.memory_reserved()
     torch.cuda.set_per_process_memory_fraction(max(0.0, (limit - outside) / total))
     return Card(limit - outside, min(limit - outside, free))

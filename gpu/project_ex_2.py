@@ -17,6 +17,8 @@ import collections
 import contextlib
 import csv
 import ctypes
+import difflib
+import functools
 import inspect
 import itertools
 import json
@@ -36,7 +38,7 @@ import torch
 import torch.distributed as dist
 import torchvision
 from PIL import Image
-from predict_memory import CardInUse, card_memory, fit_batch, give_up
+from predict_memory import CardError, card_memory, fit_batch, give_up
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -49,19 +51,21 @@ from torchvision.transforms import v2
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser()
     add = parser.add_argument
-    networks = torchvision.models.list_models(module=torchvision.models)
-    # Loader processes, so that images are decoded beside the step; a core is left for the rank.
-    workers = max(1, min(8, len(os.sched_getaffinity(0)) // LOCAL_RANKS - 1))
+    # Loader processes, so that images are decoded beside the step; a core is left for the rank. A
+    # sweep says how many: the same on any number of GPUs.
+    workers = max(1, len(os.sched_getaffinity(0)) // LOCAL_RANKS - 1)
+    workers = int(os.environ.get("WORKERS", workers))
     # What is computed.
     add("--batch-size", type=at_least(1), default=32, help="images per step, over all ranks")
-    add("--steps", type=at_least(1), default=20, help="measured steps, after the warm-up")
-    add("--warmup", type=at_least(0), default=5, help="first steps, kept but marked warmup=1")
-    add("--model", choices=networks, default="densenet121", metavar="NAME", help="network")
+    add("--steps", type=at_least(1), default=100, help="measured steps, after the warm-up")
+    add("--warmup", type=at_least(0), default=20, help="first steps, kept but marked warmup=1")
+    add("--model", type=network, default="densenet121", metavar="NAME", help="of torchvision")
     add("--image-size", type=at_least(32), default=224, help="pixels per side, after the crop")
     add("--seed", type=at_least(0), default=0, help="of weights, image order and augmentation")
     add("--mode", choices=MODES, default="ddp", help="the other two run the bare model")
     # How it is computed.
-    add("--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="bf16: by autocast")
+    types = ["fp32", "tf32", "bf16", "fp16"]
+    add("--precision", choices=types, default="fp32", help="bf16, fp16: by autocast")
     add("--channels-last", action="store_true", help="NHWC memory format instead of NCHW")
     add("--micro-batches", type=at_least(1), default=1, help="parts of each rank's batch")
     add("--loader", choices=["tensor", "pil"], default="tensor", help="pil: the original's")
@@ -91,8 +95,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--timeout", type=at_least(1), default=600, help="seconds to wait for another rank")
     add("--note", default="", help="k=v for the rows' column options; changes nothing")
     add("--describe", action="store_true", help="print machine and code as JSON, run nothing")
-    # Set by --on-oom checkpoint, if the batch would not fit without.
-    parser.set_defaults(checkpoint=False)
+    # checkpoint is set by --on-oom checkpoint, if the batch would not fit without; only the CPU
+    # script has cycles.
+    parser.set_defaults(checkpoint=False, cycles=0)
     args = parser.parse_args(arguments)
     if args.mode == "single_process" and RANKS > 1:
         parser.error("--mode single_process is one process: start it without torchrun")
@@ -100,6 +105,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 # ---- one run
+
+PATIENCE_S = 30  # for the first all-reduce
+OUT_OF_MEMORY = re.compile("out of memory|ALLOC_FAILED|CUDNN_STATUS_NOT_INITIALIZED")
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -112,19 +120,75 @@ def measure(args: argparse.Namespace) -> None:
     own_gpus = args.device == "cuda" and not args.oversubscribe
     # gloo gathers the rows. nccl refuses two ranks on one GPU.
     join_ranks("cpu:gloo,cuda:nccl" if own_gpus else "gloo", args.timeout)
-    card = card_memory(args)
     try:
+        card = card_memory(args)
         predicted = fit_batch(args, RANKS, card)
+        if own_gpus and RANKS > 1:
+            try_all_reduce(PATIENCE_S)
         train(args, timeline, images, predicted)
-    except CardInUse as error:
+    except CardError as error:
         raise RunError(str(error)) from None
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        # A tenth is for this process's own context.
+        if card.free < 0.9 * card.bytes:
+            # It may fit when they have gone: the next sweep tries again.
+            raise RunError(f"out of memory beside other processes on this GPU: {error}") from None
         step = len(timeline.reductions) - 1
         give_up(args, predicted, card.bytes, f"out of memory in step {step}")
     dist.destroy_process_group()
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Libraries that take memory beside torch's allocator say so in words of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def try_all_reduce(patience_s: float) -> None:
+    """A first all-reduce, waited for with patience: where GPUs cannot reach each other it hangs,
+    and the training would find out after minutes only."""
+    work = dist.all_reduce(torch.ones(1, device="cuda"), async_op=True)
+    deadline = time.monotonic() + patience_s
+    while not work.is_completed():
+        if time.monotonic() > deadline:
+            message = f"error: GPUs did not reach each other in {patience_s:.0f} s: try"
+            os.write(2, f"{message} NCCL_P2P_DISABLE=1 in the environment\n".encode())
+            os._exit(1)  # the process group cannot be left in order any more
+        time.sleep(0.01)
+
+
 # ---- devices
+
+# What autocast computes in, and that it does.
+AUTOCAST = {"bf16": (torch.bfloat16, True), "fp16": (torch.float16, True)}
+
+
+def has_code(capability: tuple[int, int], built_for: list[str]) -> bool:
+    """Whether a build of torch runs on a card: built_for is its list, like sm_80 or compute_90.
+    Code for sm_80 runs on all of 8.x from there on; compute_90 is compiled by the driver for what
+    is newer."""
+    for name in built_for:
+        kind, number = re.match(r"([a-z]+)_(\d+)", name).groups()
+        version = divmod(int(number), 10)
+        is_same_family = version[0] == capability[0] and version <= capability
+        if is_same_family if kind == "sm" else version <= capability:
+            return True
+    return False
+
+
+def check_card(args: argparse.Namespace) -> None:
+    """Refuse what the card cannot do, or what it would only emulate, before the first kernel."""
+    card = torch.cuda.get_device_properties(torch.cuda.current_device())
+    capability = (card.major, card.minor)
+    version = f"{card.name} (compute capability {card.major}.{card.minor})"
+    if not has_code(capability, torch.cuda.get_arch_list()):
+        raise RunError(
+            f"torch {torch.__version__} has no code for {version}: install its build for CUDA "
+            "12.6, the last one for cards before 7.5"
+        )
+    if args.precision in ("bf16", "tf32") and capability < (8, 0):
+        raise RunError(f"{version} has no {args.precision}, only emulates it: use fp16 or fp32")
 
 
 def build_device(args: argparse.Namespace) -> "Device":
@@ -136,10 +200,11 @@ def build_device(args: argparse.Namespace) -> "Device":
         seconds=lambda earlier, later: later - earlier,
         wait=lambda: None,
         begin=lambda: None,
-        autocast=lambda: torch.autocast(args.device, torch.bfloat16, args.precision == "bf16"),
+        autocast=lambda: torch.autocast(args.device, *AUTOCAST.get(args.precision, (None, False))),
+        scaler=torch.amp.GradScaler(args.device, enabled=args.precision == "fp16"),
         memory_format=torch.channels_last if args.channels_last else torch.contiguous_format,
         memory=dict,
-        loading={"prefetch_factor": 4 if args.workers else None},
+        loading={"prefetch_factor": 2 if args.workers else None},
     )
     if args.device == "cpu":
         return plain
@@ -153,6 +218,7 @@ def build_device(args: argparse.Namespace) -> "Device":
     if LOCAL_RANKS > gpus and not args.oversubscribe:
         raise RunError(f"{LOCAL_RANKS} ranks need {LOCAL_RANKS} GPUs, {gpus} are here: use fewer")
     torch.cuda.set_device(LOCAL_RANK % gpus)
+    check_card(args)
     for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
         # torch allows TF32 in convolutions by default: fp32 is to mean fp32.
         backend.allow_tf32 = args.precision == "tf32"
@@ -187,6 +253,8 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "gpu_model": gpu.name,
         "gpu_memory_bytes": gpu.total_memory,
         "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())),
     }
 
 
@@ -200,17 +268,20 @@ LOCAL_RANKS = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 NODE = int(os.environ.get("GROUP_RANK", 0))
 PARTS = ["loading", "forward", "backward", "communication", "optimizer"]
 MODES = ["ddp", "no_communication", "single_process"]
+# One after the other in each cycle of --cycles: one rank while the others sleep, all ranks without
+# communication, data parallelism.
+PHASES = ["alone", "together", "ddp"]
 # The first six are the original study's, so that its tools read new files too.
 COLUMNS = (
     "run_id num_devices batch_size loading_time compute_time rank "
     "step warmup images forward_time backward_time communication_time optimizer_time step_time "
-    "ddp_time started_at user_time system_time minor_faults communication_user_time "
-    "communication_system_time mode model threads precision channels_last memory loader workers "
-    "bucket_cap_mb micro_batches cpu_share node dataset peak_memory_bytes reserved_memory_bytes "
-    "predicted_memory_bytes options"
+    "ddp_time host_ahead_time started_at user_time system_time minor_faults "
+    "communication_user_time communication_system_time mode cycle model threads precision "
+    "channels_last memory loader workers bucket_cap_mb micro_batches cpu_share node dataset "
+    "peak_memory_bytes reserved_memory_bytes predicted_memory_bytes options"
 ).split()
 # Arguments that change no measurement, or have a column under another name.
-NOT_OPTIONS = ["data", "output", "note", "timeout", "describe", "steps", "warmup", "on_oom"]
+NOT_OPTIONS = ["data", "output", "note", "timeout", "describe", "steps", "warmup"]
 LEARNING_RATE = 0.001  # the original study's
 # Mean and standard deviation of ImageNet's channels, as torchvision's documentation has them.
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -229,6 +300,7 @@ class Device(NamedTuple):
     wait: Callable[[], None]  # returns when the device is done
     begin: Callable[[], None]  # called when the warm-up is over
     autocast: Callable[[], contextlib.AbstractContextManager]
+    scaler: torch.amp.GradScaler  # keeps fp16's small gradients from zero; else it does nothing
     memory_format: torch.memory_format
     memory: Callable[[], dict[str, int]]  # columns on memory, in bytes
     loading: dict[str, Any]  # further arguments of DataLoader
@@ -313,25 +385,60 @@ class Images(torch.utils.data.Dataset):
                 raise RunError(f"cannot decode {path} ({reason}): replace or remove it") from None
 
 
+class Turn(NamedTuple):
+    """What a step of the run is."""
+
+    mode: str  # one of MODES or PHASES
+    batch: int  # which of the run's batches it takes
+    cycle: int | str  # the number of its cycle; nothing without cycles
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this rank computes in it. The ranks take turns to be alone."""
+        return self.mode != "alone" or self.cycle % RANKS == RANK
+
+
+def list_turns(args: argparse.Namespace) -> list[Turn]:
+    """The steps of the run: warm-up, then measured ones, or cycles of phases. The phases of a cycle
+    take the same images; their order rotates, so that no phase is always the first."""
+    steps = args.warmup if args.cycles else args.warmup + args.steps
+    turns = [Turn(args.mode, step, "") for step in range(steps)]
+    for cycle in range(args.cycles):
+        first = cycle % len(PHASES)
+        for phase in [*PHASES[first:], *PHASES[:first]]:
+            turns.append(Turn(phase, args.warmup + cycle, cycle))
+    return turns
+
+
 def load_batches(args: argparse.Namespace, images: Images, device: Device) -> Iterable:
-    """The rank's batches of all steps, in order: images [b, 3, size, size] and labels [b]."""
-    steps = args.warmup + args.steps
-    chosen = choose_images(args.batch_size, steps, len(images.samples), args.seed)
+    """The rank's batches of its turns, in order: images [b, 3, size, size] and labels [b]."""
+    turns = list_turns(args)
+    batches = 1 + max(turn.batch for turn in turns)
+    chosen = choose_images(args.batch_size, batches, len(images.samples), args.seed)
+    own = rank_batches(chosen, RANK, RANKS)
     return torch.utils.data.DataLoader(
         images,
-        batch_sampler=rank_batches(chosen, RANK, RANKS),
+        batch_sampler=[own[turn.batch] for turn in turns if turn.is_mine],
         num_workers=args.workers,
         worker_init_fn=die_with_parent,
         **device.loading,
     )
 
 
+@functools.cache
+def channel_statistics(device: torch.device) -> list[torch.Tensor]:
+    """Mean and standard deviation of the channels [3, 1, 1], on the device once and for all: made
+    from a list in each step they would be copied each time, and stall the host for that."""
+    return [torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD)]
+
+
 def to_device(batch: list[torch.Tensor], device: Device) -> tuple[torch.Tensor, torch.Tensor]:
     """A loaded batch as the model takes it: on the device, float32, normalised."""
     images, labels = (tensor.to(device.device, non_blocking=True) for tensor in batch)
     if images.dtype == torch.uint8:
+        mean, deviation = channel_statistics(device.device)
         images = v2.functional.to_dtype(images, torch.float32, scale=True)
-        images = v2.functional.normalize(images, MEAN, STD, inplace=True)
+        images = images.sub_(mean).div_(deviation)
     return images.contiguous(memory_format=device.memory_format), labels
 
 
@@ -343,6 +450,7 @@ class Point(NamedTuple):
 
     part: str
     mark: Any  # of the device's clock
+    host: float  # the host's clock, when it had given the device its work
     user_time: float
     system_time: float
     minor_faults: int
@@ -361,7 +469,7 @@ class Timeline:
     def note(self, part: str) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         kernel = usage.ru_utime, usage.ru_stime, usage.ru_minflt
-        self.points.append(Point(part, self.device.mark(), *kernel))
+        self.points.append(Point(part, self.device.mark(), time.perf_counter(), *kernel))
         if part == PARTS[-1]:
             self.reductions.append([])
 
@@ -375,6 +483,8 @@ class Timeline:
         pairs: list[tuple[Point, Point]] = []
         started_at = 0.0
         for before, after in itertools.pairwise(self.points):
+            if after.part == "start":
+                continue  # a barrier between two steps
             pairs.append((before, after))
             if after.part == PARTS[-1]:
                 step = self.sum_step(pairs, self.reductions[len(steps)])
@@ -382,6 +492,15 @@ class Timeline:
                 started_at += step["step_time"]
                 pairs = []
         return steps
+
+    def time_between_steps(self) -> float:
+        """Seconds in barriers between steps."""
+        gaps = itertools.pairwise(self.points)
+        return sum(
+            self.device.seconds(before.mark, after.mark)
+            for before, after in gaps
+            if after.part == "start"
+        )
 
     def sum_step(self, pairs: list[tuple[Point, Point]], reductions: list) -> dict[str, float]:
         """One step: seconds of its parts and of the whole, what the kernel did, and ddp_time, the
@@ -402,6 +521,11 @@ class Timeline:
         step_time = sum(sums[f"{part}_time"] for part in PARTS)
         times = {"step_time": step_time, "compute_time": step_time - sums["loading_time"]}
         times["ddp_time"] = min(after_last, default=0.0)
+        # By how much the device lags behind the host at the end of the step: where it does not, it
+        # waits for the host, and the step takes as long as its launches.
+        first, last = self.points[0], pairs[-1][1]
+        lag = self.device.seconds(first.mark, last.mark) - (last.host - first.host)
+        times["host_ahead_time"] = max(0.0, lag)
         for name in COLUMNS:
             if name.endswith(("_time", "_faults")):
                 times.setdefault(name, sums[name])
@@ -430,8 +554,11 @@ class Learner(NamedTuple):
     micro_batches: int
 
 
-def train_step(learner: Learner, batch: list[torch.Tensor], timeline: Timeline) -> None:
+def train_step(
+    learner: Learner, batch: list[torch.Tensor], timeline: Timeline, communicates: bool = True
+) -> None:
     """One step on the rank's images [b, 3, size, size] and labels [b]; notes where the time goes.
+    If it does not communicate, DDP leaves each rank its own gradients.
 
     The loss is the sum over the rank's images times loss_scale: with ranks / batch_total DDP's
     average over the ranks is the mean over all images of the step, however uneven the split.
@@ -442,40 +569,52 @@ def train_step(learner: Learner, batch: list[torch.Tensor], timeline: Timeline) 
     micro = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
     for number, (micro_images, micro_labels) in enumerate(micro, start=1):
         # Only the last micro-batch reduces: the others add to the gradients of their own rank.
-        reduces = number == parts or not isinstance(model, DistributedDataParallel)
-        with contextlib.nullcontext() if reduces else model.no_sync():
+        reduces = communicates and number == parts
+        is_bare = not isinstance(model, DistributedDataParallel)
+        with contextlib.nullcontext() if reduces or is_bare else model.no_sync():
             with timeline.device.autocast():
                 logits = model(micro_images)
                 loss = cross_entropy(logits, micro_labels, reduction="sum") * learner.loss_scale
             timeline.note("forward")
-            loss.backward()
+            timeline.device.scaler.scale(loss).backward()
         # Once the hook has noted the last bucket, backward() only waits for reduced gradients.
         reduced = timeline.points[-1].part == "backward"
         timeline.note("communication" if reduced else "backward")
-    learner.optimizer.step()
+    timeline.device.scaler.step(learner.optimizer)
+    timeline.device.scaler.update()
     learner.optimizer.zero_grad()
 
 
 def run_steps(
     args: argparse.Namespace, learner: Learner, batches: Iterable, timeline: Timeline
 ) -> list[dict[str, float]]:
-    """All steps of this rank after one barrier; from then on the ranks run freely, as in training.
-    Returns each step's times in seconds; raises RunError if they miss the host's clock."""
+    """All steps of this rank after one barrier; from then on the ranks run freely, as in training,
+    but for a barrier before each phase of a cycle. Returns each step's times in seconds; raises
+    RunError if they miss the host's clock."""
     device, batches = timeline.device, iter(batches)
     dist.barrier()
     device.wait()
     timeline.note("start")
     barrier_left = time.monotonic()
-    for number in range(args.warmup + args.steps):
+    for number, turn in enumerate(list_turns(args)):
         if number == args.warmup:
             device.begin()
-        train_step(learner, next(batches), timeline)
+        if turn.mode in PHASES and turn.cycle != "":
+            device.wait()
+            dist.barrier()
+        if not turn.is_mine:
+            continue
+        if turn.cycle != "":
+            timeline.note("start")
+        train_step(learner, next(batches), timeline, turn.mode not in ("alone", "together"))
         # Here, not in train_step: the step's tensors are released when it returns, within the step.
         timeline.note("optimizer")
     device.wait()
+    if args.cycles:
+        timeline.note("start")  # the last barrier has an end, too
     clock = time.monotonic() - barrier_left
     times = timeline.step_times()
-    total = sum(step["step_time"] for step in times)
+    total = sum(step["step_time"] for step in times) + timeline.time_between_steps()
     # A tick of the scheduler may lie between the two clocks.
     if abs(total - clock) > 0.005 * clock + 0.005:
         raise RunError(f"the steps add up to {total:.4f} s, but the clock says {clock:.4f} s")
@@ -525,8 +664,11 @@ def train(
     columns = describe_run(args, images) | timeline.device.memory()
     columns |= {"images": batch_rank, "predicted_memory_bytes": predicted}
     rows = []
-    for step, step_times in enumerate(times):
-        rows.append(columns | {"step": step, "warmup": int(step < args.warmup)} | step_times)
+    own = [(number, turn) for number, turn in enumerate(list_turns(args)) if turn.is_mine]
+    for (step, turn), step_times in zip(own, times, strict=True):
+        settings = {"step": step, "warmup": int(step < args.warmup)}
+        settings |= {"mode": turn.mode, "cycle": turn.cycle}
+        rows.append(columns | settings | step_times)
     write_rows(rows, args.output)
 
 
@@ -591,7 +733,28 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
     # Renamed when it is whole: a file of this name is always complete.
     part.replace(path)
+    print("\n".join(result_lines(rows)))
     print(f"{len(rows)} rows are in {path}")
+
+
+def result_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The measured steps of a run in two lines: its rate, and where the time of a step goes."""
+    # Of a run in cycles, its data-parallel steps.
+    timed = [row for row in rows if not row["warmup"] and row["mode"] in MODES]
+    by_step = collections.defaultdict(list)
+    for row in timed:
+        by_step[row["step"]].append(row["step_time"])
+    seconds = sum(map(max, by_step.values()))
+    rate, devices = sum(row["images"] for row in timed) / seconds, rows[0]["num_devices"]
+    whole = sum(row["step_time"] for row in timed)
+    parts = []
+    for name in PARTS:
+        share = 100 * sum(row[f"{name}_time"] for row in timed) / whole
+        parts.append(f"{name} {share:.1f} %")
+    return [
+        f"{rate:.2f} img/s, {rate / devices:.2f} on each of {devices}, in {len(by_step)} steps",
+        f"a step takes {1000 * seconds / len(by_step):.0f} ms: {', '.join(parts)}",
+    ]
 
 
 # ---- plumbing
@@ -606,6 +769,17 @@ def at_least(smallest: int) -> Callable[[str], int]:
         return int(text)
 
     return integer
+
+
+def network(text: str) -> str:
+    """An argument type: networks of torchvision that classify images."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if text not in known:
+        close = difflib.get_close_matches(text, known, n=1) or ["resnet18, say"]
+        raise argparse.ArgumentTypeError(
+            f"torchvision has no network {text!r}: did you mean {close[0]}?"
+        )
+    return text
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -687,6 +861,8 @@ def run_error(error: Exception, args: argparse.Namespace) -> str:
         return f"{error.filename or args.output}: {error.strerror}"
     if "imed out" in str(error) or "timeout" in str(error):
         return f"{who} waited {args.timeout} s for another rank (--timeout): hung, or cut off?"
+    if "shared memory" in str(error):
+        return "the loader's processes ran out of /dev/shm: enlarge it (docker run --shm-size=2g)"
     if "peer" in str(error):
         return f"{who} lost another rank, see what that one said"
     raise error

@@ -7,13 +7,15 @@
 # in micro-batches; OPTIONS='--memory-limit 10.91' re-creates a smaller card.
 # Settings of this sweep, from the environment, with their defaults:
 #   BATCH_SIZES="16 32 64 128"   images per step, over all ranks
-#   GPU_COUNTS="1 2 3"   ranks, one per GPU; those that the machine lacks are left out
+#   GPU_COUNTS=          ranks, one per GPU, like "1 2 4" (default: 1, 2, 3 and so on, as many as
+#                        there are, in multiples of the nodes); those that are lacking are left out
 #   DEVICE=cuda          cpu: to test the program without a GPU
 #
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-: "${BATCH_SIZES:=16 32 64 128}" "${GPU_COUNTS:=1 2 3}" "${DEVICE:=cuda}" "${NNODES:=1}" "${DEVICES:=1}"
+: "${BATCH_SIZES:=16 32 64 128}" "${DEVICE:=cuda}" "${NNODES:=1}" "${DEVICES:=1}"
+: "${GPU_COUNTS:=$(seq -s ' ' "$NNODES" "$NNODES" "$DEVICES")}"
 
 # The configuration of $1 images on $2 GPUs: folder, ranks, threads, options.
 configuration() {
@@ -25,12 +27,19 @@ configuration() {
   elif (($1 < $2)); then
     echo "$folder skip $2 $1 a batch of $1 leaves some of $2 ranks without an image"
   else
-    echo "$folder $2 1 --batch-size $1"
+    echo "$folder $2 1 WORKERS=$workers --batch-size $1"
   fi
 }
 
 list() {
-  local batch count
+  local batch count workers most=1
+  for count in $GPU_COUNTS; do
+    if ((count > most && count <= DEVICES)); then most=$count; fi
+  done
+  # Loader processes per rank by default: what the most ranks leave room for, on any number of GPUs,
+  # or these would differ in two things.
+  workers=$(($(nproc) / (most > NNODES ? most / NNODES : 1) - 1))
+  ((workers > 0)) || workers=1
   for batch in $BATCH_SIZES; do
     for count in $GPU_COUNTS; do configuration "$batch" "$count"; done
   done
@@ -38,7 +47,8 @@ list() {
 
 if [[ ${1:-} == --list ]]; then list; exit; fi
 if [[ ${1:-} == --help ]]; then sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; fi
-export STEPS="${STEPS:-20}" WARMUP="${WARMUP:-5}"
+# DDP makes the host wait in the first ten steps, and clocks of GPUs rise for seconds.
+export STEPS="${STEPS:-100}" WARMUP="${WARMUP:-20}"
 [[ $DEVICE == cuda ]] || export OPTIONS="${OPTIONS:-} --device $DEVICE"
 export PYTHON="${PYTHON:-$(command -v "$here/../.venv/bin/python" || echo python3)}"
 exec "$PYTHON" "$here/../common/sweep.py" "$here/project_ex_2.py" \

@@ -33,6 +33,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "malloc/launcher": ["started", "allocator"],
     "malloc/prediction": ["model", "allocator"],
     "malloc/variants": ["variant", "allocator"],
+    "memory/faults": ["batch_size"],
     "memory/price": [],
     "memory/verdict": ["what", "memory"],
     "network/all_reduce": ["network", "ranks", "bytes"],
@@ -95,6 +96,8 @@ def other_numbers() -> dict[str, object]:
     for name, folder in (("cpu", CPU / "cpu_run"), ("shares", CPU / "studies" / "shares" / "runs")):
         for key, value in results.read_environment(folder).items():
             numbers[f"{name}/machine/{slug(key)}"] = str(value)
+    log = pd.read_csv(CPU / "studies" / "single_process" / "runs" / "runs.csv")
+    numbers["single-process/failed"] = int((log["result"] == "failed").sum())
     truth = pd.read_csv(HERE / "clock_truth.csv")
     for part, seconds in results.clock_resolution(truth).items():
         numbers[f"clock/resolution/{part}"] = 1000 * seconds

@@ -142,12 +142,12 @@ def out_of_memory(script, _: Path) -> None:
     """The last rank runs out of memory in step 1, unless it runs it in micro-batches."""
     plain_train = script.train_step
 
-    def train_step(learner, batch, timeline):
+    def train_step(learner, batch, timeline, *communicates):
         steps_done = sum(point.part == "optimizer" for point in timeline.points)
         last = script.RANK == script.RANKS - 1
         if last and steps_done == 1 and learner.micro_batches == 1:
             raise torch.OutOfMemoryError("out of memory, put in by a test")
-        return plain_train(learner, batch, timeline)
+        return plain_train(learner, batch, timeline, *communicates)
 
     script.train_step = train_step
 

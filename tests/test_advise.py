@@ -52,12 +52,13 @@ def test_the_search_comes_close_to_the_best_of_all_combinations(search):
 
         def measure(setting, number, truth=truth, generator=generator, measured=measured):
             measured.append(setting)
-            return truth[setting] * generator.normal(1, 0.02)
+            drift = 1 + 0.2 * np.sin(number)  # the machine is faster in some rounds than in others
+            return drift * truth[setting] * generator.normal(1, 0.02)
 
-        rates = search.screen(measure, VALUES)
-        default, best = next(iter(rates)), max(rates, key=rates.get)
-        finals = search.Finals(default, [best, *search.changed(best, VALUES, rates)])
-        for number in (2, 3, 4):
+        best, rates = search.screen(measure, VALUES)
+        default = search.Setting("glibc", "fp32", "contiguous", 1)
+        finals = search.Finals(default, [best, *search.changed(best, rates)])
+        for number in (5, 6, 7):
             finals.round(measure, number)
         losses.append(1 - truth[finals.others[0]] / max(truth.values()))
         counts.append(len(measured))
@@ -70,8 +71,7 @@ def test_a_setting_that_fails_is_not_chosen(search):
     def measure(setting, number):
         return 0.0 if setting.malloc == "tcmalloc" else 1 + setting.ranks
 
-    rates = search.screen(measure, VALUES)
-    best = max(rates, key=rates.get)
+    best, _ = search.screen(measure, VALUES)
     assert best.malloc != "tcmalloc" and best.ranks == 4
 
 
@@ -101,7 +101,8 @@ def advised(tmp_path):
         run_of(tmp_path, run, 4.5 * noise, ranks=2)
         wiggle = noise * (1.03 if run % 2 else 0.98)
         run_of(tmp_path, run, 3.05 * wiggle, malloc="tcmalloc", ranks=2, channels_last=1)
-    run_of(tmp_path, 1, 2.9, malloc="jemalloc", ranks=2)  # lucky once, and gone since
+    run_of(tmp_path, 9, 3.0, malloc="tcmalloc", ranks=2)
+    run_of(tmp_path, 9, 4.0, malloc="jemalloc", ranks=2)  # a first round, without the defaults
     runs = load("common/results.py").read_runs(tmp_path)
     return load("cpu/studies/advise.py").study(runs, tmp_path)
 
@@ -109,6 +110,8 @@ def advised(tmp_path):
 def test_advice_of_a_known_machine(advised):
     tried = advised.tables["tried"].set_index("setting")
     assert tried.loc["tcmalloc, fp32, contiguous, 2 x 1", "gain"] == pytest.approx(2.0)
+    left = tried.loc["jemalloc, fp32, contiguous, 2 x 1"]
+    assert left["rounds"] == 0 and left["verdict"] == "0.75 of the fastest in its first round"
     brings = advised.tables["brings"].set_index(["what", "over"])
     assert brings.loc[("malloc tcmalloc", "glibc"), "gain"] == pytest.approx(1.5)
     assert brings.loc[("ranks 2", 1), "gain"] == pytest.approx(4 / 3)

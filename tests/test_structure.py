@@ -30,9 +30,10 @@ BLOCK = {
     "main",
 }
 ASKS_FOR_THE_DEVICE = re.compile(r"cuda|accelerator|is_available|\.type\b")
-# Expressions and statements outside the tests, the shared block counted once. The design asks for
-# 26,000; one assignment a line, five parameters and no nested comprehension cost nodes too.
-MOST_NODES = 32_800
+# Expressions and statements outside the tests, the shared block counted once. The design asked for
+# 26,000; the runner, readers and studies of that time have 32,700, the search for settings, the
+# studies malloc and curve, and what GPUs need came after.
+MOST_NODES = 40_200
 
 
 def split(path: str | Path) -> tuple[str, str]:
@@ -140,7 +141,8 @@ def test_outside_the_block_the_same_name_does_the_same_job():
     cpu, gpu = (arguments_of(split(path)[1]) for path in TRAINING)
     same = {"parse_arguments", "measure", "build_device", "machine"}
     assert set(cpu) - same == {"take_cores", "take_share"}  # by pinning, and by a control group
-    assert set(gpu) - same == {"mark"}  # an event on the GPU's stream
+    only_gpu = {"mark", "has_code", "check_card", "is_out_of_memory", "try_all_reduce"}
+    assert set(gpu) - same == only_gpu
     assert all(len(cpu[name]) == len(gpu[name]) for name in same)
 
 

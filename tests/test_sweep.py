@@ -105,7 +105,7 @@ def test_a_sweep_then_figures_then_only_what_is_missing(data, tmp_path):
         pytest.skip("two ranks need two cores")
     status, out, err = sweep(own, data, "--dry-run", program=sweep_own, **mine)
     assert status == 0 and "plan: 2 runs, about 80 s (at 40 s per run)" in out, out + err
-    assert "cannot run: bs4_cores999" in out and not own.exists()
+    assert "cannot run on 999: " in out and not own.exists()
     status, out, err = sweep(own, data, program=sweep_own, **mine)
     assert status == 0, out + err
     assert "[2/2]" in out and "img/s" in out and "all runs are complete" in out

@@ -309,3 +309,33 @@ for thread in os.listdir("/proc/self/task"):
     done = launch(1, "-c", code, len(cores), REPOSITORY / "cpu")
     taken = [line for line in done.stdout.splitlines() if len(line.split()) == 1]
     assert set(taken) == set(map(str, cores)), done.stdout + done.stderr
+
+
+def test_cycles_of_phases(data, tmp_path):
+    """Each cycle has one rank alone, all together, and data parallelism, on the same images, in an
+    order that rotates; nothing is communicated but in the last; readers take that part of it."""
+    output = tmp_path / "results" / "bs7_cores2" / "times_run1.csv"
+    options = ["--batch-size", 7, "--image-size", IMAGE_SIZE, "--cycles", 3, "--warmup", 1]
+    given = ["--data", data, "--output", output, "--oversubscribe", *options]
+    script = REPOSITORY / "cpu" / "project_ex_1.py"
+    done = launch(2, INJECTED, script, "record", tmp_path, "--", *given)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(output)
+    measured = rows[rows["warmup"] == 0]
+    for cycle, own in measured.groupby("cycle"):
+        by_mode = own.groupby("mode")["rank"].apply(list).to_dict()
+        assert by_mode == {"alone": [cycle % 2], "together": [0, 1], "ddp": [0, 1]}
+    first = measured.sort_values("step").groupby("cycle")["mode"].first().tolist()
+    assert first == ["alone", "together", "ddp"]
+    assert (measured["communication_time"] > 0).equals(measured["mode"] == "ddp")
+    assert set(measured.query("rank == 0")["images"]) == {4}
+    for rank, per_cycle in ((0, [3, 2, 3]), (1, [2, 3, 2])):  # turns of the rank
+        hashes = torch.load(tmp_path / f"times_run1_rank{rank}.pt")["hashes"][1:]  # but for warm-up
+        for count in per_cycle:
+            cycle, hashes = hashes[:count], hashes[count:]
+            assert all(images == cycle[0] for images in cycle)
+        assert not hashes
+    results = load("common/results.py")
+    assert len(results.read_phases(tmp_path / "results")) == 3 * 5
+    run = results.read_run(output)
+    assert len(run) == 2 * (1 + 3) and set(run["mode"]) == {"ddp"}

@@ -15,7 +15,7 @@ from figures import plt
 from tables import measure_all, median, over
 
 SETTINGS = ["malloc", "precision", "memory_format", "ranks"]
-NO_DIFFERENCE = "no difference seen"
+NO_DIFFERENCE, DEFAULTS = "no difference seen", "PyTorch's defaults"
 LINES = {
     "bf16": '    with torch.autocast("cpu", torch.bfloat16):  # around forward and loss',
     "channels_last": "    model = model.to(memory_format=torch.channels_last)  # the images too",
@@ -43,22 +43,35 @@ def verdict(row: dict, name: str) -> str:
     return "faster" if row[name] > 1 else "slower"
 
 
+def of_the_fastest(runs: pd.DataFrame, own: pd.DataFrame) -> float:
+    """A setting's rate over that of the fastest in the same rounds."""
+    fastest_rate = runs.groupby(results.ROUND)["rate"].max()
+    return float((results.by_round(own) / fastest_rate).dropna().median())
+
+
 def tried_table(runs: pd.DataFrame, default: pd.DataFrame) -> pd.DataFrame:
-    """One row per setting, the fastest first: rate and gain over the defaults."""
+    """One row per setting, the fastest first: rate, and gain over the defaults in the rounds that
+    have both. A setting that left after a first round without the defaults has no gain."""
     rows = []
     for setting, own in runs.groupby("setting"):
         row = {"setting": setting} | {name: own[name].iloc[0] for name in SETTINGS}
-        row |= {"rounds": len(own)} | measure_all(own, {"rate": median("rate")})
-        row |= measure_all(own, {"gain": over(default)})
-        is_default = setting == default["setting"].iloc[0]
-        row["verdict"] = "PyTorch's defaults" if is_default else verdict(row, "gain")
+        row["rounds"] = len(results.paired_ratios(own, default))
+        row |= measure_all(own, {"rate": median("rate")})
+        if row["rounds"]:
+            row |= measure_all(own, {"gain": over(default)})
+            row["verdict"] = verdict(row, "gain")
+        else:
+            row["verdict"] = f"{of_the_fastest(runs, own):.2f} of the fastest in its first round"
+        if setting == default["setting"].iloc[0]:
+            row["verdict"] = DEFAULTS
         rows.append(row)
     return pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
 
 
 def fastest(tried: pd.DataFrame) -> pd.Series:
-    """Of what stayed in the field to the end, the setting with the largest gain."""
-    stayed = tried[tried["rounds"] >= tried["rounds"].max() - 1]
+    """Of what stayed to the last rounds, the setting with the largest gain."""
+    others = tried[tried["verdict"] != DEFAULTS]
+    stayed = tried[tried["rounds"] >= max(1, others["rounds"].max() - 1)]
     return stayed.loc[stayed["gain"].idxmax()]
 
 
@@ -103,13 +116,14 @@ def advice(tried: pd.DataFrame, brings: pd.DataFrame, best: pd.Series, threads: 
     gain = tables.interval_text(best, "gain", None)
     enough = "" if best["rounds"] >= results.ENOUGH else f" (range of {best['rounds']} rounds)"
     lines = [f"To paste; together {gain} times the defaults{enough}:", ""]
-    if best["verdict"] == "PyTorch's defaults":
+    if best["verdict"] == DEFAULTS:
         lines = ["Nothing is faster than PyTorch's defaults:", ""]
     return text + "\n".join([*lines, *lines_to_paste(best, threads), "", ""])
 
 
 def tried_chart(tried: pd.DataFrame, best: pd.Series, note: str) -> plt.Figure:
     """What was tried, over the defaults."""
+    tried = tried.dropna(subset="gain")
     size = (7.2, 1.4 + 0.28 * len(tried))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     figures.gain_bars(axes, figures.triples(tried, "gain"))
@@ -133,4 +147,4 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     text = advice(tried, brings, best, cores // best["ranks"])
     chart = tried_chart(tried, best, figures.make_title(folder, runs))
     made = {"tried": tried, "brings": brings}
-    return tables.Study(made, text, {"tried": chart}, is_text_enough=True)
+    return tables.Study(made, text, {"tried": chart})

@@ -65,6 +65,8 @@ def variant_name(run: pd.Series) -> str:
 def allocator_rows(runs: pd.DataFrame, by: str) -> pd.DataFrame:
     """One row per network (or variant) and allocator: rate, faults, memory, gain over glibc."""
     table = []
+    if runs.empty:
+        return pd.DataFrame()
     for (name, allocator), own in runs.groupby([by, "allocator"], sort=False):
         base = runs[(runs[by] == name) & (runs["allocator"] == "glibc")]
         row = {by: name, "allocator": allocator, "runs": len(own)}
@@ -73,8 +75,10 @@ def allocator_rows(runs: pd.DataFrame, by: str) -> pd.DataFrame:
         row["peak_gib"] = own["peak_memory"].max() / 2**30
         if allocator != "glibc":
             row |= measure_all(own, {"gain": over(base)})
+        if len(own) == 1:
+            row = tables.of_one_run(row, ["rate", "faults_per_image", "gain"])
         table.append(row)
-    return pd.DataFrame(table)
+    return pd.DataFrame(table).sort_values([by, "gain"], ascending=[True, False], ignore_index=True)
 
 
 def launcher_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -88,6 +92,8 @@ def launcher_table(runs: pd.DataFrame) -> pd.DataFrame:
     for (started, allocator), own in runs.groupby(["started", "allocator"]):
         row = {"started": started, "allocator": allocator, "runs": len(own)}
         row |= measure_all(own, {"rate": median("rate"), "over_by_hand": over(base)})
+        if len(own) == 1:
+            row = tables.of_one_run(row, ["rate", "over_by_hand"])
         table.append(row)
     return pd.DataFrame(table)
 

@@ -3,10 +3,10 @@
     search_settings.py SCRIPT OWN --model densenet121 --batch-size 32
 
 Settings are the malloc (those that are installed), the precision, the memory format, and how the
-cores are split: ranks, each with its part of the cores as threads. The first round takes one after
+cores are split: ranks, each with its part of the cores as threads. The first rounds take one after
 the other, from PyTorch's defaults on: the fastest value of each stays. Then the winner, the
-defaults, and the winner with one setting changed take turns, in rounds, until MINUTES are over; each
-round keeps the faster half of what was changed. Each run is one of SCRIPT, into the folder OWN or
+defaults, and the winner with one setting changed take turns, until MINUTES are over; each round
+keeps the faster half of what was changed. Each run is one of SCRIPT, into the folder OWN or
 RESULTS_DIR. Started again it goes on with more rounds. advise.py reads the runs.
 """
 
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "common"))
 import process  # noqa: E402  (found on the path of the line before)
@@ -31,6 +31,7 @@ from identity import describe  # noqa: E402
 MALLOCS = ["glibc", "kept", "hugetlb", "tcmalloc", "jemalloc", "jemalloc_kept", "mimalloc"]
 # Processors that compute in bf16 say so in /proc/cpuinfo: x86 in the first two words, Arm.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+RUNNERS_UP = 2  # values of a setting that get another chance beside the winner
 RESERVE_S = 15  # for reading the results
 
 
@@ -74,31 +75,29 @@ def values_here(cores: int, batch: int) -> dict[str, list]:
     }
 
 
-def screen(measure: Measure, values: dict[str, list]) -> dict[Setting, float]:
-    """Round 1: the rates of the values of one setting after the other, the fastest of which stays."""
+def screen(measure: Measure, values: dict[str, list]) -> tuple[Setting, dict[str, dict]]:
+    """A round for each setting: its values, one after the other, with the fastest of the others so
+    far. Returns the winner, and the rates by setting and value: compare them within a setting only,
+    the machine's speed may drift."""
     best = Setting(**{name: choices[0] for name, choices in values.items()})
-    rates = {best: measure(best, 1)}
-    for name, choices in values.items():
-        for choice in choices[1:]:
-            new = best._replace(**{name: choice})
-            rates[new] = measure(new, 1)
-        best = max(rates, key=rates.get)
-    return rates
+    rates: dict[str, dict] = {}
+    for number, (name, choices) in enumerate(values.items(), start=1):
+        tried = {choice: best._replace(**{name: choice}) for choice in choices}
+        rates[name] = {choice: measure(one, number) for choice, one in tried.items()}
+        best = tried[max(rates[name], key=rates[name].get)]
+    return best, rates
 
 
-def changed(best: Setting, values: dict[str, list], rates: dict[Setting, float]) -> list[Setting]:
-    """The winner with one setting changed: to its default, and to the next best value."""
-
-    def rate_of(name: str, value: Any) -> float:
-        return max(rate for one, rate in rates.items() if getattr(one, name) == value)
-
+def changed(best: Setting, rates: dict[str, dict]) -> list[Setting]:
+    """The winner with one setting changed: to its default, and to the values that came next."""
     field = []
-    for name, choices in values.items():
-        others = [value for value in choices if value != getattr(best, name)]
-        others.sort(key=lambda value, name=name: -rate_of(name, value))
-        defaults = [value for value in others if value == choices[0]]
-        for value in dict.fromkeys([*others[:1], *defaults]):
-            field.append(best._replace(**{name: value}))
+    for name, by_value in rates.items():
+        default = next(iter(by_value))
+        others = sorted(by_value, key=by_value.get, reverse=True)
+        others = [value for value in others if value != getattr(best, name)]
+        for value in dict.fromkeys([*others[:RUNNERS_UP], default]):
+            if value != getattr(best, name):
+                field.append(best._replace(**{name: value}))
     return field
 
 
@@ -153,10 +152,10 @@ class Search:
         return seconds < self.runner.deadline - time.monotonic()
 
     def run(self, values: dict[str, list]) -> None:
-        rates = screen(self.measure, values)
-        default, best = next(iter(rates)), max(rates, key=rates.get)
-        finals = Finals(default, [best, *changed(best, values, rates)])
-        number = 2
+        best, rates = screen(self.measure, values)
+        default = Setting(**{name: choices[0] for name, choices in values.items()})
+        finals = Finals(default, [best, *changed(best, rates)])
+        number = len(values) + 1
         while self.has_time([default, *finals.others], number):
             finals.round(self.measure, number)
             number += 1

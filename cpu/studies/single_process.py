@@ -34,6 +34,8 @@ def setting_table(runs: pd.DataFrame) -> pd.DataFrame:
         row = {"setting": setting, "runs": len(own), "rounds": runs["run_id"].max()}
         row |= measure_all(early[early["setting"] == setting], {"chosen_by": median("rate")})
         row |= measure_all(own, {"rate": median("rate"), "over_old": over(old)})
+        every = single[single["setting"] == setting]
+        row |= measure_all(every, {"over_old_in_all": over(single[single["setting"] == OLD])})
         if setting == OLD:
             row |= {"over_old": 1.0, "over_old_low": np.nan, "over_old_high": np.nan}
         same = ddp[(ddp["run_id"] > half) & (ddp["memory"] == own["memory"].iloc[0])]

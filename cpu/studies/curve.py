@@ -1,0 +1,140 @@
+"""The curve from 1 to 8 devices, and its losses: each measured in one run, against its own absence.
+
+In each cycle of a run one rank is alone, then all compute together without communication, then they
+train data parallel; the order rotates. Within a cycle, seconds apart:
+
+    contention     the same rank's step, together over alone
+    imbalance      the slowest rank's step over the mean, together, beyond an uneven split
+    communication  the data-parallel step over the slowest one together
+
+A run is the median over its cycles. What a smaller batch costs per image is measured on one core.
+"""
+
+from pathlib import Path
+
+import figures
+import numpy as np
+import pandas as pd
+import results
+import tables
+from tables import measure_all, median, over
+
+RATIOS = ["contention", "imbalance", "communication"]
+RUN = ["occasion", "run_id", "num_devices", "batch_size", "memory", "cpu_share"]
+KEYS = ["cpu_share", "memory", "num_devices", "batch_size"]
+
+
+# ---- within a cycle
+
+
+def cycle_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per run and cycle: steps (s) and their ratios."""
+    keys = [*RUN, "cycle"]
+    phases = {}
+    for mode in ("alone", "together", "ddp"):
+        phases[mode] = rows[rows["mode"] == mode].set_index([*keys, "rank"])
+    alone, together, parallel = (part["step_time"] for part in phases.values())
+    images = phases["together"]["images"].groupby(level=keys)
+    table = pd.DataFrame({"alone": alone, "own": together.reindex(alone.index)})
+    table = table.droplevel("rank")
+    by_cycle = together.groupby(level=keys)
+    table["together"], table["slowest"] = by_cycle.mean(), by_cycle.max()
+    table["parallel"] = parallel.groupby(level=keys).max()
+    table["split"] = images.max() / images.mean()
+    table["contention"] = table["own"] / table["alone"]
+    table["imbalance"] = table["slowest"] / table["together"] / table["split"]
+    table["communication"] = table["parallel"] / table["slowest"]
+    table["product"] = table[RATIOS].prod(axis=1)
+    # Directly, for a rank with the mean number of images.
+    per_image = table["own"] / table["together"]
+    table["direct"] = table["parallel"] * per_image / table["alone"] / table["split"]
+    return table.reset_index()
+
+
+def run_medians(cycles: pd.DataFrame) -> pd.DataFrame:
+    """One row per run: medians over its cycles, which are skewed."""
+    names = [*RATIOS, "product", "direct", "split", "alone"]
+    runs = cycles.groupby(RUN)[names].median().reset_index()
+    return runs.assign(cycles=cycles.groupby(RUN).size().to_numpy())
+
+
+def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per configuration: the three losses, and the efficiency that they leave."""
+    table = []
+    for key, own in runs.groupby(KEYS):
+        own = own.assign(efficiency=1 / own["direct"], left=own["direct"] / own["product"])
+        row = dict(zip(KEYS, key, strict=True)) | {"runs": len(own), "cycles": own["cycles"].sum()}
+        row["images"] = row["batch_size"] / row["num_devices"]
+        row["split"] = own["split"].median()
+        measures = {name: median(name) for name in [*RATIOS, "efficiency", "left"]}
+        table.append(row | measure_all(own, measures))
+    return pd.DataFrame(table)
+
+
+def spread_table(cycles: pd.DataFrame) -> pd.DataFrame:
+    """How much a ratio differs between the cycles of a run, and between runs (standard deviations
+    of its logarithm): how many cycles and runs an interval of a given width needs."""
+    table = []
+    for key, own in cycles.groupby(KEYS):
+        row = dict(zip(KEYS, key, strict=True))
+        for name in [*RATIOS, "direct"]:
+            logs = np.log(own[name]).groupby([own[part] for part in RUN])
+            row[f"{name}_within"] = float(np.sqrt(logs.var().mean()))
+            row[f"{name}_between"] = float(logs.median().std())
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+# ---- beside it
+
+
+def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """On one core: time per image at a batch over that at 32, in the same round."""
+    one = runs[(runs["num_devices"] == 1) & (runs["cpu_share"] == "")]
+    one = one.assign(per_image=one["step_time"] / one["batch_size"])
+    table = []
+    for (memory, batch), own in one.groupby(["memory", "batch_size"]):
+        base = one[(one["memory"] == memory) & (one["batch_size"] == 32)]
+        row = {"memory": memory, "batch_size": batch, "runs": len(own)}
+        table.append(row | measure_all(own, {"per_image": over(base, "per_image")}))
+    return pd.DataFrame(table)
+
+
+def fault_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Two ranks that compute together: do the faults that one has more of make it the slower one?
+    Per malloc: what a fault costs by that (us), and the correlation of the two differences."""
+    two = rows[(rows["mode"] == "together") & (rows["num_devices"] == 2)]
+    table = []
+    for (memory, share), own in two.groupby(["memory", "cpu_share"]):
+        both = own.pivot(
+            index=[*RUN, "cycle"], columns="rank", values=["step_time", "minor_faults"]
+        )
+        longer = both["step_time"][1] - both["step_time"][0]
+        faults = both["minor_faults"][1] - both["minor_faults"][0]
+        if faults.std() == 0:
+            continue
+        row = {"memory": memory, "cpu_share": share, "cycles": len(both)}
+        row |= {"faults_differ": faults.abs().mean(), "correlation": longer.corr(faults)}
+        table.append(row | {"us_per_fault": 1e6 * np.polyfit(faults, longer, 1)[0]})
+    return pd.DataFrame(table)
+
+
+# ---- the study
+
+
+def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
+    rows = results.read_phases(*[folder.with_name(name) for name in runs["occasion"].unique()])
+    tables.require(rows, "cycles")
+    cycles = cycle_table(rows)
+    losses = loss_table(run_medians(cycles))
+    made = {"losses": losses, "spread": spread_table(cycles), "faults": fault_table(rows)}
+    made["batches"] = batch_table(runs)
+    columns = {"cpu_share": "share of a core", "memory": "malloc", "num_devices": "devices"}
+    columns |= {"images": "images each", "runs": "runs"}
+    columns |= {name: name for name in [*RATIOS, "efficiency"]}
+    text = tables.markdown(losses, "What is lost, within each run.", columns, 3)
+    names = losses["num_devices"].astype(str) + " x " + losses["images"].map("{:.3g}".format)
+    values = {name: figures.triples(losses, name) for name in RATIOS}
+    title = figures.make_title(folder, runs)
+    chart = figures.dot_chart(names, values, title, "times its own absence")
+    return tables.Study(made, text, {"losses": chart})

@@ -1,0 +1,122 @@
+"""Does the curve find the losses that were put into cycles of phases?"""
+
+import csv
+
+import pandas as pd
+import pytest
+from conftest import load
+from test_plots import COLUMNS, write_run
+
+ALONE = 2.0  # seconds of a rank with the mean number of images, by itself
+CONTENTION, IMBALANCE, COMMUNICATION = 1.05, 1.02, 1.03
+
+
+@pytest.fixture(scope="module")
+def curve():
+    return load("cpu/studies/curve.py")
+
+
+def write_cycles(path, run, images, cycles=6, faults=0.0):
+    """A run in cycles over len(images) ranks; of several, the second one is the slowest."""
+    ranks, mean = len(images), sum(images) / len(images)
+    own = {"run_id": run, "num_devices": ranks, "batch_size": sum(images), "model": "densenet121"}
+    own |= {"memory": "kept", "threads": 1, "dataset": "made by hand", "options": "cycles=6"}
+    own |= {"loader": "tensor", "precision": "fp32", "channels_last": 0, "micro_batches": 1}
+    rows = []
+
+    def add(mode, cycle, rank, seconds, warmup=0):
+        rows.append(
+            dict.fromkeys(COLUMNS, "")
+            | dict.fromkeys(
+                ["loading_time", "communication_time", "optimizer_time", "backward_time"], 0.0
+            )
+            | own
+            | {"mode": mode, "cycle": cycle, "rank": rank, "images": images[rank]}
+            | {"step": len(rows) // ranks, "warmup": warmup, "step_time": seconds}
+            | {"forward_time": seconds, "compute_time": seconds, "started_at": 0.0}
+            | {"minor_faults": faults * rank}
+        )
+
+    for rank in range(ranks):
+        add("ddp", "", rank, 9.0, warmup=1)
+    for cycle in range(cycles):
+        drift = 1 + 0.1 * (cycle % 3)  # the machine's speed, in all phases of a cycle
+        lone = cycle % ranks
+        # Ranks differ by what they compute and, beyond that, by what spreads around 1.
+        spread = [1.0] * ranks
+        if ranks > 1:
+            spread = [2 - IMBALANCE, IMBALANCE, *[1.0] * (ranks - 2)]
+        seconds = [
+            ALONE * drift * part * count / mean for part, count in zip(spread, images, strict=True)
+        ]
+        together = [CONTENTION * one for one in seconds]
+        add("alone", cycle, lone, seconds[lone])
+        for rank in range(ranks):
+            add("together", cycle, rank, together[rank])
+        for rank in range(ranks):
+            add("ddp", cycle, rank, COMMUNICATION * max(together))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # As the training script numbers its turns.
+    turns: dict = {}
+    for row in rows:
+        row["step"] = turns.setdefault((row["cycle"], row["mode"]), len(turns))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for run in range(1, 7):
+        write_cycles(tmp_path / "runs" / "even" / f"times_run{run}.csv", run, [16, 16])
+        write_cycles(tmp_path / "runs" / "uneven" / f"times_run{run}.csv", run, [11, 11, 10])
+        for batch in (32, 4):
+            seconds = batch * (1.05 if batch == 4 else 1.0)
+            write_run(tmp_path / "runs" / "one", 1, run, seconds, batch_size=batch, memory="kept")
+    return tmp_path / "runs"
+
+
+def test_losses_within_a_cycle(curve, folder):
+    runs = load("common/results.py").read_runs(folder)
+    study = curve.study(runs, folder)
+    losses = study.tables["losses"].set_index("num_devices")
+    assert losses["contention"].tolist() == pytest.approx([CONTENTION] * 2)
+    assert losses["communication"].tolist() == pytest.approx([COMMUNICATION] * 2)
+    assert losses.loc[2, "imbalance"] == pytest.approx(IMBALANCE)
+    assert losses.loc[3, "split"] == pytest.approx(33 / 32)
+    assert losses["left"].tolist() == pytest.approx([1, 1])  # the product is the whole loss
+    whole = CONTENTION * IMBALANCE * COMMUNICATION
+    assert losses.loc[2, "efficiency"] == pytest.approx(1 / whole)
+    batches = study.tables["batches"].set_index("batch_size")
+    assert batches.loc[4, "per_image"] == pytest.approx(1.05)
+    # The machine's drift from cycle to cycle is in no ratio.
+    assert study.tables["spread"]["communication_within"].max() < 1e-9
+
+
+def test_faults_that_make_a_rank_slower(curve):
+    """2 us a fault, put into the second rank."""
+    rows = []
+    for cycle in range(20):
+        for rank in (0, 1):
+            faults = 1e5 * rank * (1 + cycle % 4)
+            row = dict.fromkeys(curve.RUN, 1) | {"memory": "glibc", "cpu_share": ""}
+            row |= {"num_devices": 2, "mode": "together", "cycle": cycle, "rank": rank}
+            rows.append(row | {"minor_faults": faults, "step_time": 4 + 2e-6 * faults})
+    table = curve.fault_table(pd.DataFrame(rows))
+    assert table["us_per_fault"].tolist() == pytest.approx([2.0])
+    assert table["correlation"].tolist() == pytest.approx([1.0])
+
+
+def test_touching_memory_counts_its_pages(tmp_path):
+    script = load("cpu/studies/measure_faults.py")
+    block = script.mmap.mmap(-1, 64 * 2**20)
+    before = script_faults()
+    assert script.touch(block) > 0
+    assert script_faults() - before == pytest.approx(64 * 256, rel=0.1)
+
+
+def script_faults() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
