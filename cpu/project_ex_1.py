@@ -95,6 +95,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.cycles and args.mode != "ddp":
         parser.error("--cycles has its own modes: leave --mode out")
+    if args.cycles and args.warmup < 2:
+        # In the second step DDP orders its buckets anew, for which all ranks must take part.
+        parser.error("--cycles needs two warm-up steps at least: --warmup 2")
     if args.mode == "single_process" and RANKS > 1:
         parser.error("--mode single_process is one process: start it without torchrun")
     return args

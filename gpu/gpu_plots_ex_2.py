@@ -13,6 +13,7 @@ gpu_memory (.png, .pdf), and summary.csv. Exit status: 0, 1 if some files were l
 nothing was left.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def mark_points(axes: plt.Axes, rows: pd.DataFrame, against: str = "num_devices"
             words.append(f"in {row['micro_batches']} micro-batches")
         if "checkpoint=1" in row["options"]:
             words.append("recomputed")
-        if row["host_ahead"] < LAUNCH_BOUND * row["step_time"]:
+        if row.get("host_ahead", math.nan) < LAUNCH_BOUND * row["step_time"]:
             words.append("launch-bound")
             notes = ["launch-bound: the GPU waits for the host, which launches too slowly"]
         place = (row[against], row["rate"])

@@ -93,7 +93,10 @@ def table_numbers() -> dict[str, object]:
 def other_numbers() -> dict[str, object]:
     """The machine; errors of the clocks; what sessions and splits are."""
     numbers = {"fingerprint": fingerprint(), "shares/split/7": 32 / -(-32 // 7)}
-    for name, folder in (("cpu", CPU / "cpu_run"), ("shares", CPU / "studies" / "shares" / "runs")):
+    studies = CPU / "studies"
+    sessions = {"cpu": CPU / "cpu_run", "shares": studies / "shares" / "runs"}
+    sessions["malloc"] = studies / "malloc" / "runs"
+    for name, folder in sessions.items():
         for key, value in results.read_environment(folder).items():
             numbers[f"{name}/machine/{slug(key)}"] = str(value)
     log = pd.read_csv(CPU / "studies" / "single_process" / "runs" / "runs.csv")
@@ -190,6 +193,7 @@ def all_rows() -> dict[str, str]:
         "budget": budget,
         "verdict": rows_of("memory/verdict", ["what", "memory"], explained),
         "malloc": malloc_rows(),
+        "malloc-head": [["malloc", *read_table("malloc/allocators")["model"].unique(), "peak"]],
         "factors": rows_of("variants/factors", ["factor"], ["alone", "mean", "last"]),
         "networks": rows_of("networks/networks", ["model"], networks),
         "claims": pd.read_csv(HERE / "claims.csv").to_numpy().tolist(),

@@ -68,7 +68,7 @@ def test_an_optimizer_step_in_the_micro_batch_loop_is_another_code(tmp_path):
     """(Review, defect 1.)"""
     identity, path = load("common/identity.py"), tmp_path / "project_ex_1.py"
     text = (REPOSITORY / "cpu" / "project_ex_1.py").read_text()
-    line = "    learner.optimizer.step()\n"
+    line = "    timeline.device.scaler.step(learner.optimizer)\n"
     assert line in text
     path.write_text(text)
     plain = identity.code_hash([path])

@@ -99,7 +99,7 @@ def test_a_busy_card_is_not_a_small_one(memory, monkeypatch, tmp_path, need, fre
         with pytest.raises(InterruptedError):
             memory.fit_batch(args, 1, card)
     else:
-        with pytest.raises(memory.CardInUse, match="other processes use this GPU"):
+        with pytest.raises(memory.CardError, match="other processes use this GPU"):
             memory.fit_batch(args, 1, card)
 
 

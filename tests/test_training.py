@@ -315,7 +315,7 @@ def test_cycles_of_phases(data, tmp_path):
     """Each cycle has one rank alone, all together, and data parallelism, on the same images, in an
     order that rotates; nothing is communicated but in the last; readers take that part of it."""
     output = tmp_path / "results" / "bs7_cores2" / "times_run1.csv"
-    options = ["--batch-size", 7, "--image-size", IMAGE_SIZE, "--cycles", 3, "--warmup", 1]
+    options = ["--batch-size", 7, "--image-size", IMAGE_SIZE, "--cycles", 3, "--warmup", 2]
     given = ["--data", data, "--output", output, "--oversubscribe", *options]
     script = REPOSITORY / "cpu" / "project_ex_1.py"
     done = launch(2, INJECTED, script, "record", tmp_path, "--", *given)
@@ -330,7 +330,7 @@ def test_cycles_of_phases(data, tmp_path):
     assert (measured["communication_time"] > 0).equals(measured["mode"] == "ddp")
     assert set(measured.query("rank == 0")["images"]) == {4}
     for rank, per_cycle in ((0, [3, 2, 3]), (1, [2, 3, 2])):  # turns of the rank
-        hashes = torch.load(tmp_path / f"times_run1_rank{rank}.pt")["hashes"][1:]  # but for warm-up
+        hashes = torch.load(tmp_path / f"times_run1_rank{rank}.pt")["hashes"][2:]  # but for warm-up
         for count in per_cycle:
             cycle, hashes = hashes[:count], hashes[count:]
             assert all(images == cycle[0] for images in cycle)
@@ -338,4 +338,4 @@ def test_cycles_of_phases(data, tmp_path):
     results = load("common/results.py")
     assert len(results.read_phases(tmp_path / "results")) == 3 * 5
     run = results.read_run(output)
-    assert len(run) == 2 * (1 + 3) and set(run["mode"]) == {"ddp"}
+    assert len(run) == 2 * (2 + 3) and set(run["mode"]) == {"ddp"}

@@ -38,9 +38,17 @@ def with_settings(runs: pd.DataFrame) -> pd.DataFrame:
 
 def verdict(row: dict, name: str) -> str:
     """Faster, slower or neither, as far as the interval says."""
-    if pd.isna(row[f"{name}_low"]) or row[f"{name}_low"] <= 1 <= row[f"{name}_high"]:
+    if pd.isna(row[f"{name}_low"]):
+        return "one round: not decided"
+    if row[f"{name}_low"] <= 1 <= row[f"{name}_high"]:
         return NO_DIFFERENCE
     return "faster" if row[name] > 1 else "slower"
+
+
+def gain_over(own: pd.DataFrame, base: pd.DataFrame, rounds: int) -> dict:
+    """A ratio within rounds; of a single one without an interval."""
+    row = measure_all(own, {"gain": over(base)})
+    return row if rounds > 1 else tables.of_one_run(row, ["gain"])
 
 
 def of_the_fastest(runs: pd.DataFrame, own: pd.DataFrame) -> float:
@@ -58,7 +66,7 @@ def tried_table(runs: pd.DataFrame, default: pd.DataFrame) -> pd.DataFrame:
         row["rounds"] = len(results.paired_ratios(own, default))
         row |= measure_all(own, {"rate": median("rate")})
         if row["rounds"]:
-            row |= measure_all(own, {"gain": over(default)})
+            row |= gain_over(own, default, row["rounds"])
             row["verdict"] = verdict(row, "gain")
         else:
             row["verdict"] = f"{of_the_fastest(runs, own):.2f} of the fastest in its first round"
@@ -87,14 +95,14 @@ def brings_table(runs: pd.DataFrame, best: pd.Series) -> pd.DataFrame:
             shared = results.paired_ratios(own, base)
             if len(shared):
                 row = {"what": f"{name} {best[name]}", "over": value, "rounds": len(shared)}
-                row |= measure_all(own, {"gain": over(base)})
+                row |= gain_over(own, base, len(shared))
                 rows.append(row | {"verdict": verdict(row, "gain")})
     return pd.DataFrame(rows)
 
 
 def lines_to_paste(best: pd.Series, threads: int) -> list[str]:
     """The fastest setting as lines for a shell and for a training script."""
-    lines = []
+    lines = ["    # in the shell"]
     for name, value in process.MEMORIES[best["malloc"]].items():
         lines.append(f"    export {name}={value}")
     if best["ranks"] > 1:
@@ -103,7 +111,8 @@ def lines_to_paste(best: pd.Series, threads: int) -> list[str]:
         launch = "python"
     lines.append(f"    OMP_NUM_THREADS={threads} {launch} train.py")
     settings = [best["precision"], best["memory_format"]]
-    return lines + [LINES[value] for value in settings if value in LINES]
+    in_script = [LINES[value] for value in settings if value in LINES]
+    return [*lines, *(["    # in train.py"] if in_script else []), *in_script]
 
 
 def advice(tried: pd.DataFrame, brings: pd.DataFrame, best: pd.Series, threads: int) -> str:
@@ -114,7 +123,8 @@ def advice(tried: pd.DataFrame, brings: pd.DataFrame, best: pd.Series, threads: 
     columns |= {"gain": "brings", "verdict": "verdict"}
     text += tables.markdown(brings, "What each part of it brings.", columns, None)
     gain = tables.interval_text(best, "gain", None)
-    enough = "" if best["rounds"] >= results.ENOUGH else f" (range of {best['rounds']} rounds)"
+    is_range = 1 < best["rounds"] < results.ENOUGH
+    enough = f" (range of {best['rounds']} rounds)" if is_range else ""
     lines = [f"To paste; together {gain} times the defaults{enough}:", ""]
     if best["verdict"] == DEFAULTS:
         lines = ["Nothing is faster than PyTorch's defaults:", ""]

@@ -35,7 +35,7 @@ list_variant() {
 
 # One process on all cores: started by hand, and by PyTorch's launcher, each without and with tcmalloc.
 list_launched() {
-  local launcher memory options
+  local memory options
   for memory in glibc tcmalloc; do
     [[ $MEMORIES == *$memory* ]] || continue
     options="--batch-size $BATCH_SIZES --model $1 --mode single_process"

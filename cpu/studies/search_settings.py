@@ -156,9 +156,12 @@ class Search:
         default = Setting(**{name: choices[0] for name, choices in values.items()})
         finals = Finals(default, [best, *changed(best, rates)])
         number = len(values) + 1
-        while self.has_time([default, *finals.others], number):
-            finals.round(self.measure, number)
-            number += 1
+        while finals.others:
+            if self.has_time([default, *finals.others], number):
+                finals.round(self.measure, number)
+                number += 1
+            else:
+                finals.others.pop()  # the slowest: a smaller round may fit
 
 
 def search(args: argparse.Namespace, begun: float) -> None:
