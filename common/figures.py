@@ -35,7 +35,7 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY, BETTER, WORSE = "#666666", "#0072B2", "#D55E00"
 DEFAULT, TUNED = "#777777", "#0072B2"  # malloc
 LARGE_PARTS = ("forward", "backward")
-MOST_LABELS = 10  # values beside points
+MOST_LABELS = 10  # devices up to which each point has its value beside it
 STYLE = {
     "figure.figsize": (6.4, 4.2),
     "savefig.dpi": 150,
@@ -144,30 +144,38 @@ def draw_ideal(axes: plt.Axes, rows: pd.DataFrame, colour: str) -> None:
     axes.step(counts, ideal, where="mid", color=colour, linewidth=0.9, alpha=0.6)
 
 
-def label_points(axes: plt.Axes, rows: pd.DataFrame, name: str, colour: str) -> None:
-    """The values at the points, and the series' name beside the last one."""
-    # Of many points the ends are enough.
-    shown = rows if len(rows) <= MOST_LABELS else rows.iloc[[0, -1]]
-    for _, row in shown.iterrows():
-        place = (row["num_devices"], row["rate"])
-        look = {"color": colour, "fontsize": 8.5, "textcoords": "offset points"}
-        if row.name == shown.index[-1]:
-            axes.annotate(f"{row['rate']:.3g}  {name}", place, (8, 0), va="center", **look)
-        else:
-            axes.annotate(f"{row['rate']:.3g}", place, (4, -11), **look)
+def label_series(axes: plt.Axes, last: dict[str, tuple[float, float, str]]) -> None:
+    """Each series' name and last rate beside its last point (place, rate, colour), from the lowest
+    up, moved apart where rates are alike."""
+    step = 0.055 * axes.get_ylim()[1]
+    height = -step
+    for name, (place, rate, colour) in sorted(last.items(), key=lambda item: item[1][1]):
+        height = max(rate, height + step)
+        look = {"color": colour, "fontsize": 8.5, "va": "center", "textcoords": "offset points"}
+        axes.annotate(f"{rate:.3g}  {in_words(name)}", (place, height), (8, 0), **look)
 
 
 def rates_over_devices(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
     """Rates with their intervals over the number of devices, a colour for each of at most four
     series; steps are what the split allows. Nothing is drawn between two numbers of devices."""
-    for place, (series, rows) in enumerate(table.groupby("series", sort=False)):
+    groups = list(table.groupby("series", sort=False))
+    last = {}
+    for place, (series, rows) in enumerate(groups):
         rows = rows.sort_values("num_devices")
         colour = series_colour(series, place)
         if len(rows) > 1:
             draw_ideal(axes, rows, colour)
         intervals(axes, rows, "rate", fmt="o", color=colour)
-        label_points(axes, rows, in_words(series), colour)
+        last[series] = (rows["num_devices"].iloc[-1], rows["rate"].iloc[-1], colour)
+        # Over many devices, or of many series, values would lie on each other.
+        if len(groups) <= 2 and rows["num_devices"].max() <= MOST_LABELS:
+            for _, row in rows.iloc[:-1].iterrows():
+                look = {"color": colour, "fontsize": 8.5, "textcoords": "offset points"}
+                axes.annotate(
+                    f"{row['rate']:.3g}", (row["num_devices"], row["rate"]), (4, -11), **look
+                )
     axes.set(xlabel=device, ylabel="images per second", ylim=(0, None))
+    label_series(axes, last)
     counts = sorted(set(table["num_devices"]))
     axes.set_xticks(counts if len(counts) <= 10 else counts[:: len(counts) // 8])
     # Room for the names at the right.

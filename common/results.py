@@ -36,12 +36,8 @@ MODES = ["ddp", "no_communication", "single_process"]
 PARTS = ["loading", "forward", "backward", "ddp", "transfer", "waiting", "optimizer"]
 KERNEL = ["user_time", "system_time", "minor_faults"]  # what the kernel did, per step and rank
 MEMORY = ["peak_memory_bytes", "reserved_memory_bytes", "predicted_memory_bytes"]
-OPTIONAL = [
-    "ddp_time",
-    "host_ahead_time",
-    *KERNEL,
-    *MEMORY,
-]  # older rows, and some devices, lack them
+# Older rows, and some devices, lack them.
+OPTIONAL = ["ddp_time", "host_ahead_time", *KERNEL, *MEMORY]
 ROUND = ["occasion", "run_id"]
 TERMS = ["ideal", "contention", "slowed_backward", "ddp", "transfer", "waiting", "remainder"]
 UNFAIR = "oversubscribe|share_gpu|memory_check"  # options whose rows are no rates to compare

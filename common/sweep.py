@@ -327,6 +327,12 @@ def show(line: str, stays: bool = False) -> None:
     print(f"\r\x1b[K{line if stays else line[:width]}", end="\n" if stays else "", flush=True)
 
 
+def leave_progress() -> None:
+    """On a terminal, go on below the line of progress."""
+    if sys.stdout.isatty():
+        print()
+
+
 def stolen_seconds() -> float:
     """Seconds that the hypervisor gave to others since the start, over all cores."""
     # The eighth number of the line "cpu", which sums over all cores, in ticks.
@@ -468,20 +474,26 @@ class Sweep:
     def run(self, runs: list[tuple[int, Configuration]]) -> None:
         """All runs of the plan."""
         with self.prepared():
-            for number, (run_id, one) in enumerate(runs, start=1):
-                if not self.folder.is_skipped(one.folder):
-                    name = f"[{number}/{len(runs)}] {one.folder} run {run_id}"
-                    left = duration(seconds_left(runs[number - 1 :], self.walls))
-                    if sys.stdout.isatty():
-                        show(f"{name}: running; about {left} left")
-                    line = self.run_one(one, run_id, [])
-                    left = duration(seconds_left(runs[number:], self.walls))
-                    show(f"{name}: {line}; about {left} left", stays="img/s" not in line)
-                is_last = number == len(runs)
-                if sys.stdout.isatty() and (is_last or runs[number][0] != run_id):
-                    print()  # leave the line of progress
-                if not is_last and runs[number][0] != run_id:
-                    self.draw()  # a round has ended
+            try:
+                for number, (run_id, one) in enumerate(runs, start=1):
+                    if not self.folder.is_skipped(one.folder):
+                        self.run_and_show(runs, number)
+                    if number < len(runs) and runs[number][0] != run_id:
+                        leave_progress()
+                        self.draw()  # a round has ended
+            finally:
+                leave_progress()
+
+    def run_and_show(self, runs: list[tuple[int, Configuration]], number: int) -> None:
+        """The run of this number, from 1 on, and a line that says how it went."""
+        run_id, one = runs[number - 1]
+        name = f"[{number}/{len(runs)}] {one.folder} run {run_id}"
+        if sys.stdout.isatty():
+            left = duration(seconds_left(runs[number - 1 :], self.walls))
+            show(f"{name}: running; about {left} left")
+        line = self.run_one(one, run_id, [])
+        left = duration(seconds_left(runs[number:], self.walls))
+        show(f"{name}: {line}; about {left} left", stays="img/s" not in line)
 
     def draw(self, *arguments: str) -> None:
         """Draw the figures anew, so that one can look, and stop, at any time."""

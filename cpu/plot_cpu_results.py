@@ -176,11 +176,11 @@ def what_malloc_brings(runs: pd.DataFrame) -> str:
 
 
 def speedup_message(table: pd.DataFrame) -> str:
-    """The speed-up of the series with the most runs, and of its pair in the other malloc."""
+    """The speed-up of the first series on the most cores, and of the next in the other malloc."""
     most = table["num_devices"].max()
     last = table[table["num_devices"] == most].dropna(subset="speedup_low")
     words = []
-    for _, row in last.head(2).iterrows():
+    for _, row in last.drop_duplicates("memory").head(2).iterrows():
         malloc = {"glibc": "default malloc", "kept": "tuned malloc"}.get(row["memory"], "")
         words.append(f"{row['speedup']:.2f} times" + (f" with {malloc}" if malloc else ""))
     if not words:
@@ -190,11 +190,13 @@ def speedup_message(table: pd.DataFrame) -> str:
 
 
 def drawn_series(table: pd.DataFrame) -> pd.DataFrame:
-    """The data-parallel rows of at most four series: those with most numbers of cores and runs."""
-    ddp = table[table["mode"] == "ddp"]
-    size = ddp.groupby("series").agg(counts=("num_devices", "nunique"), runs=("runs", "sum"))
-    first = size.sort_values(["counts", "runs"], ascending=False).index[:MOST_SERIES]
-    return ddp[ddp["series"].isin(first)]
+    """The data-parallel rows of the batch that the main series has; of a sweep with one series of
+    each batch, those of at most four batches."""
+    ddp = table[(table["mode"] == "ddp") & (table["scaling"] != "weak")]
+    own = ddp[ddp["batch_size"] == results.main_series(table)["batch_size"].iloc[0]]
+    if own["series"].nunique() > 1:
+        ddp = own
+    return ddp[ddp["series"].isin(ddp["series"].unique()[:MOST_SERIES])]
 
 
 def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure:

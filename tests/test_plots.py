@@ -502,10 +502,42 @@ def test_the_two_charts_on_machines_of_any_size(tmp_path, counts):
         boxes = [text.get_window_extent() for text in texts]
         width = figure.bbox.width
         assert all(box.x1 < 1.02 * width for box in boxes), [text.get_text() for text in texts]
-        if draw is plots.time_components_bar:
-            overlaps = [a.overlaps(b) for a, b in itertools.combinations(boxes, 2)]
-            assert not any(overlaps)
+        overlaps = [a.overlaps(b) for a, b in itertools.combinations(boxes, 2)]
+        assert not any(overlaps)
         plots.plt.close(figure)
+
+
+def test_the_line_chart_of_several_batches_says_what_readme_says(tmp_path):
+    """Its batch is that of the most runs, in both mallocs; names of alike rates lie apart."""
+    plots, figures = load(PLOTS["cpu"]), load("common/figures.py")
+    for batch, memory, runs in (
+        (32, "glibc", 8),
+        (32, "kept", 8),
+        (16, "kept", 6),
+        (64, "kept", 6),
+    ):
+        for run in range(1, runs + 1):
+            own = {"batch_size": batch, "memory": memory}
+            folder, seconds = tmp_path / f"{batch}_{memory}", batch / (4 if memory == "kept" else 3)
+            write_run(folder, 1, run, seconds, **own)
+            write_run(folder, 2, run, seconds / (1.8 if batch == 32 else 1.9), **own)
+    rows, skipped, _ = plots.results.read_results(tmp_path)
+    runs = plots.results.run_table(rows)
+    table = plots.results.configuration_table(runs)
+    assert plots.drawn_series(table)["batch_size"].unique().tolist() == [32]
+    message = plots.speedup_message(plots.drawn_series(table))
+    assert message == (
+        "2 cores are 1.80 times as fast as one with default malloc, 1.80 times with tuned malloc"
+    )
+    session = figures.Session(tmp_path, rows, runs, table, skipped, False)
+    batches = table[table["memory"] == "kept"]
+    for own in (table, batches):
+        figure = plots.throughput_line(session, own)
+        figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+        plots.plt.close(figure)
+    assert plots.drawn_series(batches)["series"].nunique() == 3
 
 
 def test_a_bug_of_a_plot_is_not_put_on_the_results(tmp_path, monkeypatch):

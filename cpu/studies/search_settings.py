@@ -89,16 +89,19 @@ def screen(measure: Measure, values: dict[str, list]) -> tuple[Setting, dict[str
 
 
 def changed(best: Setting, rates: dict[str, dict]) -> list[Setting]:
-    """The winner with one setting changed: to its default, and to the values that came next."""
-    field = []
+    """The winner with one setting changed: to its default, and to the values that came next; those
+    first that came closest to the winner's own value."""
+    field: dict[Setting, float] = {}
     for name, by_value in rates.items():
         default = next(iter(by_value))
+        own = getattr(best, name)
         others = sorted(by_value, key=by_value.get, reverse=True)
-        others = [value for value in others if value != getattr(best, name)]
-        for value in dict.fromkeys([*others[:RUNNERS_UP], default]):
-            if value != getattr(best, name):
-                field.append(best._replace(**{name: value}))
-    return field
+        others = [value for value in others if value != own]
+        for value in [*others[:RUNNERS_UP], default]:
+            if value != own:
+                close = by_value[value] / by_value[own] if by_value[own] else 0.0
+                field[best._replace(**{name: value})] = close
+    return sorted(field, key=field.get, reverse=True)
 
 
 class Finals:
@@ -161,7 +164,7 @@ class Search:
                 finals.round(self.measure, number)
                 number += 1
             else:
-                finals.others.pop()  # the slowest: a smaller round may fit
+                finals.others.pop()  # the slowest so far: a smaller round may fit
 
 
 def search(args: argparse.Namespace, begun: float) -> None:
