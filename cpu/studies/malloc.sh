@@ -3,15 +3,17 @@
 # PyTorch's tuning guide names. All take turns. Then, which blocks a step of each network allocates.
 # Needs Debian's libjemalloc2, libtcmalloc-minimal4 and libmimalloc2.0, or a shorter MEMORIES.
 #   NETWORKS="densenet121 mobilenet_v3_large resnet50 vit_b_16"    the first one most thoroughly
+#   VARIANTS="bf16 channels_last all_cores launcher"                of the first one; may be empty
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
 : "${MEMORIES:=glibc hugetlb kept tcmalloc jemalloc jemalloc_launcher jemalloc_kept mimalloc}"
 : "${NETWORKS:=densenet121 mobilenet_v3_large resnet50 vit_b_16}"
+variants="${VARIANTS-bf16 channels_last all_cores launcher}"
 export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}"
 
 list() {
-  local network first=${NETWORKS%% *} some="" memory
+  local network first=${NETWORKS%% *} some="" memory variant
   export BATCH_SIZES="${BATCH_SIZES:-32}" MEMORIES
   for memory in glibc kept tcmalloc jemalloc_launcher; do
     [[ " $MEMORIES " != *" $memory "* ]] || some+=" $memory"
@@ -22,10 +24,15 @@ list() {
     [[ $network$MEMORIES != "$first"*mimalloc* ]] || MEMORIES=mimalloc_kept CORE_COUNTS=1 loops
   done
   export MEMORIES=$some
-  list_variant "$first" bf16 "--precision bf16" 1
-  list_variant "$first" channels_last "--channels-last" 1
-  list_variant "$first" all_cores "" "$DEVICES"
-  list_launched "$first"
+  for variant in $variants; do
+    case $variant in
+      bf16) list_variant "$first" bf16 "--precision bf16" 1 ;;
+      channels_last) list_variant "$first" channels_last "--channels-last" 1 ;;
+      all_cores) list_variant "$first" all_cores "" "$DEVICES" ;;
+      launcher) list_launched "$first" ;;
+      *) die "VARIANTS=$variant: bf16, channels_last, all_cores or launcher" ;;
+    esac
+  done
 }
 
 # $1 the network, $2 a name, $3 its options, $4 cores.
