@@ -50,13 +50,13 @@ plots: .venv/ready
 	shopt -s nullglob; $(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)'/cpu/cpu_run \
 	  '$(CURDIR)'/cpu/cpu_run_[0-9]* >/dev/null
 	set -e; shopt -s nullglob; for study in cpu/studies/*.py; do name=$$(basename "$$study" .py); \
-	  rows='$(CURDIR)'/cpu/studies/$$name/runs; [[ -f cpu/studies/$$name.sh ]] || continue; \
-	  [[ -d $$rows || $$name == scaling ]] || continue; \
-	  [[ -d $$rows ]] || rows='$(CURDIR)'/cpu/studies/shares/runs; \
+	  rows='$(CURDIR)'/cpu/studies/$$name/runs; \
+	  [[ -d $$rows ]] || continue; \
 	  $(BIN)/python cpu/plot_study.py "$$name" "$$rows" "$${rows}"_[0-9]* \
 	    --output "cpu/studies/$$name/plots" >/dev/null; done
 	if [[ -d gpu/gpu_experiments ]]; then \
-	  $(BIN)/python gpu/gpu_plots_ex_2.py '$(CURDIR)/gpu/gpu_experiments' >/dev/null; fi
+	  $(BIN)/python gpu/gpu_plots_ex_2.py '$(CURDIR)/gpu/gpu_experiments' >/dev/null; \
+	else $(BIN)/python gpu/gpu_plots_ex_2.py --original-study >/dev/null; fi
 
 report: plots
 	@command -v latexmk >/dev/null || { echo 'error: no latexmk; on Debian: apt-get install' \

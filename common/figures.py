@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -65,24 +66,39 @@ def listed(values: Any) -> str:
 
 
 def make_title(folder: Path, runs: pd.DataFrame) -> str:
-    """Network, machine, precision and data, as each figure says them."""
+    """Network, precision, machine and data in a line, as the foot of each figure has them."""
     environment = results.read_environment(folder)
     machine = "machine not recorded"
     if environment:
-        machine = f"{environment['cpu_model']!s:.60}, cores: {environment['cores_granted']!s:.9}"
+        machine = f"{environment['cpu_model']!s:.60}, {environment['cores_granted']!s:.9} cores"
         machine = environment.get("gpu_model", machine)
     precision = listed(runs["precision"]) or "precision not recorded"
     network = listed(runs["model"]) or "DenseNet121"
     data = listed(runs["dataset"])
-    return f"{network:.60}, {machine!s:.80}, {precision:.40}\ndata: {data:.90}"
+    return f"{network:.60}, {precision:.40}; {machine!s:.80}; {data:.90}"
 
 
-def what_is_drawn(table: pd.DataFrame) -> str:
-    """What the markers mean, with the number of runs and the kind of interval."""
-    counts = " to ".join(map(str, sorted({table["runs"].min(), table["runs"].max()})))
-    words = {"95 %": "95 % interval", "range": "range of the runs"}
-    kinds = " or ".join(words[kind] for kind in sorted(set(table["interval"])))
-    return f"dots: runs ({counts} per configuration); markers: median, {kinds}"
+def how_many(table: pd.DataFrame) -> str:
+    """The number of runs of a point, and what its interval is."""
+    few, many = table["runs"].min(), table["runs"].max()
+    counts = f"{few}" if few == many else f"{few} to {many}"
+    if many == 1:
+        return "1 run each"
+    kinds = listed(table["interval"]).replace("95 %", "95 % interval").replace(", ", " or ")
+    return f"median and {kinds} of {counts} runs"
+
+
+def count_ranges(counts: pd.Series) -> str:
+    """Numbers of devices, those in a row joined: 3 to 8."""
+    numbers = sorted(set(counts))
+    if len(numbers) > 2 and numbers == list(range(int(numbers[0]), int(numbers[-1]) + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return listed(counts)
+
+
+def count_text(count: int, device: str) -> str:
+    """1 core, 2 cores."""
+    return f"{count} {device}" + ("" if count == 1 else "s")
 
 
 def why_missing(skipped: pd.DataFrame, table: pd.DataFrame, device: str) -> list[str]:
@@ -93,33 +109,17 @@ def why_missing(skipped: pd.DataFrame, table: pd.DataFrame, device: str) -> list
     lines = []
     missing = skipped[np.array(is_missing, dtype=bool)]
     for reason, own in missing.groupby(missing["reason"].astype(str)):
-        where = f"batch {listed(own['batch_size'])} on {listed(own['num_devices'])} {device}"
+        where = f"batch {listed(own['batch_size'])} on {count_ranges(own['num_devices'])} {device}"
         lines.append(f"not measured: {where} ({reason})")
     return lines
 
 
-def note_below(axes: plt.Axes, *lines: str) -> None:
-    axes.annotate(
-        "\n".join(filter(None, lines)),
-        (0, 0),
-        (0, -36),
-        "axes fraction",
-        va="top",
-        fontsize=8,
-        textcoords="offset points",
-        color="#444444",
-    )
-
-
 def headline(figure: plt.Figure, message: str, *notes: str) -> None:
     """What a figure says, bold at its top left; below it, grey, what it was measured with."""
-    figure.suptitle(message, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    figure.text(0.01, -0.01, "\n".join(notes), va="top", fontsize=8, color=GREY)
-
-
-def in_words(series: str) -> str:
-    """A series as a reader of a figure knows it."""
-    return series.replace("memory glibc", "default malloc").replace("memory kept", "tuned malloc")
+    figure.suptitle(message, x=0.01, ha="left", fontweight="bold", fontsize=10.5)
+    width = int(16 * figure.get_figwidth())  # letters that fit into a line
+    lines = [textwrap.fill(note, width) for note in notes]
+    figure.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color=GREY)
 
 
 def series_colour(series: str, place: int) -> str:
@@ -129,19 +129,24 @@ def series_colour(series: str, place: int) -> str:
     return TUNED if "memory kept" in series else COLOURS[place % len(COLOURS)]
 
 
+def lighter(colour: str) -> tuple[float, ...]:
+    """The same colour, half way to white."""
+    return tuple((1 + part) / 2 for part in matplotlib.colors.to_rgb(colour))
+
+
 def largest_speedup(batch: int, counts: np.ndarray) -> np.ndarray:
     """What the split of a batch allows: 32 images over 7 devices are 5 on the fullest, so 6.4."""
     return batch / np.ceil(batch / counts)
 
 
-def draw_ideal(axes: plt.Axes, rows: pd.DataFrame, colour: str) -> None:
+def draw_ideal(axes: plt.Axes, rows: pd.DataFrame, colour: str, alpha: float) -> None:
     """The best rate that the split of the batch allows, from the fewest devices' rate on: a step
     over each number of devices."""
     base, batch = rows.iloc[0], int(rows["batch_size"].iloc[0])
     counts = np.arange(base["num_devices"], rows["num_devices"].max() + 1)
     allowed = largest_speedup(batch, counts)
     ideal = base["rate"] * allowed / allowed[0]
-    axes.step(counts, ideal, where="mid", color=colour, linewidth=0.9, alpha=0.6)
+    axes.step(counts, ideal, where="mid", color=colour, linewidth=0.9, alpha=alpha)
 
 
 def label_series(axes: plt.Axes, last: dict[str, tuple[float, float, str]]) -> None:
@@ -152,7 +157,7 @@ def label_series(axes: plt.Axes, last: dict[str, tuple[float, float, str]]) -> N
     for name, (place, rate, colour) in sorted(last.items(), key=lambda item: item[1][1]):
         height = max(rate, height + step)
         look = {"color": colour, "fontsize": 8.5, "va": "center", "textcoords": "offset points"}
-        axes.annotate(f"{rate:.3g}  {in_words(name)}", (place, height), (8, 0), **look)
+        axes.annotate(f"{rate:.3g}  {tables.in_words(name)}", (place, height), (8, 0), **look)
 
 
 def rates_over_devices(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
@@ -164,9 +169,12 @@ def rates_over_devices(axes: plt.Axes, table: pd.DataFrame, device: str) -> None
         rows = rows.sort_values("num_devices")
         colour = series_colour(series, place)
         if len(rows) > 1:
-            draw_ideal(axes, rows, colour)
-        intervals(axes, rows, "rate", fmt="o", color=colour)
-        last[series] = (rows["num_devices"].iloc[-1], rows["rate"].iloc[-1], colour)
+            draw_ideal(axes, rows, colour, 0.6 if len(groups) <= 2 else 0.3)
+        # Side by side, where there is room: intervals of several series overlap.
+        apart = 0.06 if rows["num_devices"].max() <= MOST_LABELS else 0
+        rows = rows.assign(at=rows["num_devices"] + apart * (place - (len(groups) - 1) / 2))
+        intervals(axes, rows, "rate", "at", fmt="o", color=colour)
+        last[series] = (rows["num_devices"].iloc[-1] + 1.5 * apart, rows["rate"].iloc[-1], colour)
         # Over many devices, or of many series, values would lie on each other.
         if len(groups) <= 2 and rows["num_devices"].max() <= MOST_LABELS:
             for _, row in rows.iloc[:-1].iterrows():
@@ -180,6 +188,47 @@ def rates_over_devices(axes: plt.Axes, table: pd.DataFrame, device: str) -> None
     axes.set_xticks(counts if len(counts) <= 10 else counts[:: len(counts) // 8])
     # Room for the names at the right.
     axes.set_xlim(min(counts) - 0.5, max(counts) + 0.5 + 0.45 * (max(counts) - min(counts) + 1))
+
+
+def rates_as_bars(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
+    """Rates on one or two numbers of devices: a group of bars and a speed-up for each series."""
+    top = 1.25 * float(table["rate_high"].max())
+    ticks: dict[float, str] = {}
+    place = 0.0
+    for number, (series, rows) in enumerate(table.groupby("series", sort=False)):
+        rows = rows.sort_values("num_devices")
+        colour = series_colour(series, number)
+        places = place + np.arange(len(rows))
+        shades = [lighter(colour), colour][-len(rows) :]
+        axes.bar(places, rows["rate"], 0.84, color=shades)
+        bars = error_bars(rows, "rate")
+        axes.errorbar(places, rows["rate"], bars, fmt="none", color="#222222", capsize=3)
+        for at, (_, row) in zip(places, rows.iterrows(), strict=True):
+            look = {"ha": "center", "textcoords": "offset points", "fontsize": 9}
+            axes.annotate(f"{row['rate']:.3g}", (at, row["rate_high"]), (0, 3), **look)
+            ticks[at] = count_text(row["num_devices"], device)
+        look = {"ha": "center", "color": colour, "fontweight": "bold"}
+        middle = float(places.mean())
+        if pd.notna(rows["speedup_low"].iloc[-1]):
+            gain = f"× {rows['speedup'].iloc[-1]:.2f}"
+            axes.text(middle, 0.94 * top, gain, fontsize=13, **look)
+        name = tables.in_words(series).replace(", ", "\n")
+        axes.annotate(name, (middle, 0), (0, -22), "data", "offset points", va="top", **look)
+        place += len(rows) + 0.6
+    axes.set(ylabel="images per second", ylim=(0, top))
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.tick_params(axis="x", length=0)
+
+
+def parts_message(row: pd.Series, device: str) -> str:
+    """How much of a step is computing, and how much is waiting, in a sentence."""
+    step = row[list(PARTS)].fillna(0).sum()
+    waiting = 100 * np.nan_to_num(row["waiting"]) / step
+    computing = 100 * (row["forward"] + np.nan_to_num(row["backward"])) / step
+    message = (
+        f"On {count_text(row['num_devices'], device)} {computing:.0f} % of a step is computing"
+    )
+    return message + (f", {waiting:.1f} % waiting for others" if waiting >= 0.5 else "")
 
 
 def parts_over_devices(figure: plt.Figure, rows: pd.DataFrame, device: str) -> None:
@@ -281,48 +330,19 @@ def intervals(
     axes.errorbar(rows[against], rows[name], bars, capsize=3, markersize=6, **look)
 
 
-def points(
-    axes: plt.Axes,
-    runs: pd.DataFrame,
-    rows: pd.DataFrame,
-    against: str = "num_devices",
-    **look: Any,
-) -> None:
-    """The runs' rates as dots and the medians with their intervals."""
-    own = runs[runs["series"].isin(rows["series"]) & runs["mode"].isin(rows["mode"])]
-    own = own[own[against].isin(rows[against])]
-    axes.plot(own[against], own["rate"], ".", markersize=4, alpha=0.5, color=look["color"])
-    intervals(axes, rows, "rate", against, **look)
-
-
-def dots(axes: plt.Axes, names: Any, columns: dict[str, Any]) -> None:
-    """Values with their intervals [names, 3], a row for each name, a colour for each label."""
-    for number, (label, values) in enumerate(columns.items()):
-        value, low, high = np.array(values, dtype=float).T
-        axes.errorbar(
-            value,
-            np.arange(len(names)) + 0.6 / len(columns) * number,
-            fmt="o",
-            xerr=[value - low, high - value],
-            color=COLOURS[number % len(COLOURS)],
-            capsize=3,
-            markersize=5,
-            label=label,
-        )
-    axes.set_yticks(np.arange(len(names)) + 0.3 - 0.3 / len(columns), names)
-    axes.invert_yaxis()
+def term_dots(axes: plt.Axes, names: list[str], percent: np.ndarray) -> None:
+    """Terms in % with their intervals [names, 3] from top to bottom, each with its value; grey
+    where the interval holds 0."""
+    for place, (value, low, high) in enumerate(percent):
+        colour = "#AAAAAA" if low <= 0 <= high else TUNED
+        bars = [[value - low], [high - value]]
+        axes.errorbar([value], [place], fmt="o", xerr=bars, color=colour, capsize=3, markersize=5)
+        look = {"color": colour, "va": "center", "textcoords": "offset points", "fontsize": 9}
+        axes.annotate(f"{value:.1f} %", (max(high, value), place), (6, 0), **look)
+    axes.axvline(0, color="#222222", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x")
-
-
-def dot_chart(names: Any, columns: dict[str, Any], title: str, xlabel: str) -> plt.Figure:
-    """A figure of dots() by itself."""
-    height = 1.6 + 0.4 * len(names)
-    figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
-    dots(axes, names, columns)
-    axes.set(title=title, xlabel=xlabel)
-    if len(columns) > 1:
-        figure.legend(loc="outside lower center", ncols=2)
-    return figure
 
 
 # ---- the main of the plotting scripts
@@ -345,9 +365,11 @@ class Session(NamedTuple):
 
 
 def save(figure: plt.Figure, path: Path) -> None:
-    """A figure as PNG and as PDF; without a date in them, equal data give equal files."""
+    """A figure as PNG, and as PDF in the report's font; without a date in them, equal data give
+    equal files."""
     figure.savefig(path.with_suffix(".png"))
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    with plt.rc_context({"font.sans-serif": ["STIXGeneral"]}):
+        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     plt.close(figure)
 
 

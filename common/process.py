@@ -149,8 +149,8 @@ def environment_of(job: Job, temporary: Path) -> dict[str, str]:
         other_preload = name == "LD_PRELOAD" and "malloc" not in value
         if name not in dropped or other_preload:
             kept[name] = value
-    told = {name: value for name, value in job.variables.items() if name not in allocators}
-    return kept | told | {"NNODES": str(job.nodes), "TMPDIR": str(temporary)}
+    given = {name: value for name, value in job.variables.items() if name not in allocators}
+    return kept | given | {"NNODES": str(job.nodes), "TMPDIR": str(temporary)}
 
 
 def run(command: list[str], environment: dict[str, str], log: Path) -> int:

@@ -1,7 +1,7 @@
 """From rows to runs, intervals and tables: what the plotting scripts and the report share.
 
-A row is a rank's step, a run is one file of rows, a configuration is all runs of equal settings, an
-occasion is a session: the folder of one sweep. Runs are the units of the statistics: a
+A row is a rank's step, a run is one file of rows, a configuration is all runs of equal settings, a
+session is the folder of one sweep (column occasion). Runs are the units of the statistics: a
 configuration is the median over its runs, with the exact rank interval of at least 95 % from 6 runs
 on, and the range below. A ratio is taken within each round, where the drift of the machine is in
 both and cancels. Parts of a step are means, so that they add up. Files with the original study's
@@ -192,7 +192,7 @@ def read_results(*folders: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]
     """All rows below the folders, each a session; the configurations that were skipped; and what
     was left out, with the reason."""
     if len({folder.name for folder in folders}) < len(folders):
-        raise ResultsError("occasions are told apart by their folders' names: two have the same")
+        raise ResultsError("sessions are told apart by their folders' names: two have the same")
     runs: list[pd.DataFrame] = []
     problems: list[str] = []
     seen: dict[tuple, Path] = {}
@@ -247,10 +247,10 @@ def summarise_run(run: pd.DataFrame) -> dict[str, float]:
     """What a run's rows amount to.
 
     A step's time is its slowest rank's; ranks without communication have no step in common: there
-    the slowest rank's sum over all its steps counts. Communication is DDP's own work (after the
-    last all-reduce was complete), transfer (what the rank that waited least in a step shows) and
-    waiting, to which belongs what a faster rank has left when the slowest ends: so the parts add up
-    to the step.
+    the slowest rank's sum over all its steps counts. Communication is copying gradients back (ddp:
+    after the last all-reduce was complete), transfer (what the rank that waited least in a step
+    shows) and waiting, to which belongs what a faster rank has left when the slowest ends: so the
+    parts add up to the step.
     """
     timed = run[run["warmup"] == 0]
     total = timed.groupby("step")["step_time"].max().sum()
@@ -490,7 +490,7 @@ def main_series(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def clock_resolution(truth: pd.DataFrame) -> dict[str, float]:
-    """For each part of a step the shortest sleep (s) from which on all were told from none, by the
+    """For each part of a step the shortest sleep (s) from which on all were seen, by the
     injections of tests/test_training.py."""
     missed = truth[~truth["resolved"]].groupby("found_in")["slept_s"].max()
     longer = truth[truth["slept_s"] > truth["found_in"].map(missed).fillna(0)]

@@ -14,7 +14,7 @@ machine, code or dataset are moved aside. A folder that RESULTS_DIR names is ref
 never mix. Runs that fail are listed at the end, and the exit status is 1 then; 3 if time ran out.
 
 Settings that every sweep has, from the environment:
-  NUM_RUNS=10          rounds: runs of each configuration
+  NUM_RUNS=6           rounds: runs of each configuration; 6 or more give intervals
   STEPS=  WARMUP=      measured steps of a run, and warm-up steps before them
   OPTIONS=             of the training script, for all runs: OPTIONS='--model resnet18'
   VARIANTS=            options that take turns, separated by ';', in place of none:
@@ -55,7 +55,7 @@ from identity import DescriptionError, describe
 SECONDS_PER_RUN = 40  # where nothing was measured yet
 SECONDS_PER_FIGURE = 300
 DEFAULTS = {
-    "NUM_RUNS": "10",
+    "NUM_RUNS": "6",
     "STEPS": "2",
     "WARMUP": "2",
     "OPTIONS": "",

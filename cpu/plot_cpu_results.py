@@ -154,7 +154,7 @@ def where_time_goes(table: pd.DataFrame) -> str:
         if share >= 0.5:
             parts.append(f"{figures.NAMES.get(name, name)} {share:.0f} %")
     cores = "1 core" if row["num_devices"] == 1 else f"{row['num_devices']} cores"
-    return f"A step on {cores} ({row['series']}) is {', '.join(parts)}."
+    return f"A step on {cores} ({tables.in_words(row['series'])}) is {', '.join(parts)}."
 
 
 def what_malloc_brings(runs: pd.DataFrame) -> str:
@@ -181,12 +181,14 @@ def speedup_message(table: pd.DataFrame) -> str:
     last = table[table["num_devices"] == most].dropna(subset="speedup_low")
     words = []
     for _, row in last.drop_duplicates("memory").head(2).iterrows():
-        malloc = {"glibc": "default malloc", "kept": "tuned malloc"}.get(row["memory"], "")
-        words.append(f"{row['speedup']:.2f} times" + (f" with {malloc}" if malloc else ""))
+        malloc = {"glibc": " with default malloc", "kept": " with tuned malloc"}
+        words.append(f"{row['speedup']:.2f}{malloc.get(row['memory'], '')}")
     if not words:
         return f"{table['rate'].max():.3g} images per second"
-    words[0] = words[0].replace("times", "times as fast as one", 1)
-    return f"{most} cores are {', '.join(words)}"
+    words[0] = words[0].replace(" ", " times as fast as one ", 1)
+    if " " not in words[0]:
+        words[0] += " times as fast as one"
+    return f"{most} cores: {', '.join(words)}"
 
 
 def drawn_series(table: pd.DataFrame) -> pd.DataFrame:
@@ -202,18 +204,19 @@ def drawn_series(table: pd.DataFrame) -> pd.DataFrame:
 def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
     """Throughput over cores, with what the split of the batch allows."""
     ddp = drawn_series(table)
-    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-    figures.rates_over_devices(axes, ddp, "CPU cores")
+    figure, axes = plt.subplots(figsize=(6.4, 3.3), layout="constrained")
+    notes = figures.why_missing(session.skipped, table, "cores")
+    notes += [f"{session.title}; {figures.how_many(ddp)}"]
+    if ddp["num_devices"].nunique() <= 2 and not session.is_original:
+        figures.rates_as_bars(axes, ddp, "core")
+    else:
+        figures.rates_over_devices(axes, ddp, "CPU cores")
+        notes.insert(0, "steps: what the split of the batch over the cores allows")
     if session.is_original:
         for _, rows in ddp.groupby("series", sort=False):
             look = {"label": "read by the original's method"}
             axes.plot(rows["num_devices"], rows["rate_original_method"], "kx", **look)
         axes.legend(loc="upper left")
-    notes = ["steps: what the split of the batch over the cores allows"]
-    notes += figures.why_missing(session.skipped, table, "cores")
-    counts = "-".join(map(str, sorted({ddp["runs"].min(), ddp["runs"].max()})))
-    kinds = "95 % interval" if ddp["runs"].min() >= results.ENOUGH else "range"
-    notes += [f"median and {kinds} of {counts} runs", session.title]
     figures.headline(figure, speedup_message(ddp), *notes)
     return figure
 
@@ -228,15 +231,10 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     if main["forward"].isna().all():
         main["forward"] = main["compute"]
     main["step_time"] = main[list(figures.PARTS)].fillna(0).sum(axis=1)
-    figure = plt.figure(figsize=(7.2, 4.8), layout="constrained")
+    figure = plt.figure(figsize=(6.4, 4.1), layout="constrained")
     figures.parts_over_devices(figure, main, "CPU cores")
-    last = main.iloc[-1]
-    waiting = 100 * last["waiting"] / last["step_time"] if last["waiting"] == last["waiting"] else 0
-    computing = 100 * (last["forward"] + np.nan_to_num(last["backward"])) / last["step_time"]
-    message = f"On {last['num_devices']} cores {computing:.0f} % of a step is computing"
-    if waiting >= 0.5:
-        message += f", {waiting:.1f} % waiting for others"
-    words = [figures.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
+    words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
+    message = figures.parts_message(main.iloc[-1], "core")
     figures.headline(figure, message, ", ".join(words), session.title)
     return figure
 

@@ -36,11 +36,7 @@ def main() -> None:
     if name not in names:
         sys.exit(f"error: no study {name!r}: there are {', '.join(names)}")
     module = load_study(name)
-    # A study without runs of its own says whose it reads.
-    source = getattr(module, "RUNS_OF", name)
-    args = figures.read_arguments(__doc__, STUDIES / source / "runs", arguments)
-    if source != name and args.output == figures.plots_folder(args.folders[0]):
-        args.output = STUDIES / name / args.output.name
+    args = figures.read_arguments(__doc__, STUDIES / name / "runs", arguments)
     figures.plot_results(args, lambda session: module.study(session.runs, session.folder))
 
 

@@ -7,10 +7,10 @@
 #   BATCH_SIZES="32"     images per step, over all ranks
 #   CORE_COUNTS="1 2 3 4 5 6 7 8"
 #                        ranks, one per physical core; those that are not available are left out
-#   SERIES="strong weak" strong: each batch on each core count; weak: as many images per core as the
-#                        batch gives on the most cores available
-#   BOUNDS=ends          measure the best single process and no communication at the fewest and the
-#                        most cores; or at all, or none
+#   SERIES=strong        strong: each batch on each core count; weak: as many images per core as the
+#                        batch gives on the most cores available; or both: "strong weak"
+#   BOUNDS=none          ends: also measure a single process and ranks without communication at the
+#                        fewest and the most cores; all: at all
 #   MEMORIES="glibc kept"  default malloc, and malloc tuned to keep freed memory; or thp, tcmalloc,
 #                        jemalloc, jemalloc_kept, where they are installed
 #   THREADS=1            threads per rank; 0: as torchrun leaves them, not pinned
@@ -21,7 +21,7 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-: "${BATCH_SIZES:=32}" "${CORE_COUNTS:=1 2 3 4 5 6 7 8}" "${SERIES:=strong weak}" "${BOUNDS:=ends}"
+: "${BATCH_SIZES:=32}" "${CORE_COUNTS:=1 2 3 4 5 6 7 8}" "${SERIES:=strong}" "${BOUNDS:=none}"
 : "${MEMORIES:=glibc kept}" "${THREADS:=1}" "${OVERSUBSCRIBE:=0}" "${CPU_SHARE:=}"
 : "${NNODES:=1}" "${DEVICES:=1}"
 # For studies: what is added to each folder's name, to its variables and to its options; and which

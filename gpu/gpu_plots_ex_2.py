@@ -3,6 +3,7 @@
     python gpu_plots_ex_2.py                              # your results, else the published ones
     python gpu_plots_ex_2.py gpu_experiments --output DIR
     python gpu_plots_ex_2.py RESULTS --method original
+    python gpu_plots_ex_2.py --original-study             # two charts of the original study's rows
 
 Reads every run below the folder, the original study's six columns (num_gpus) too; statistics as in
 common/results.py. --method original adds the reading of the original study: batch size / mean over
@@ -56,26 +57,42 @@ def mark_points(axes: plt.Axes, rows: pd.DataFrame, against: str = "num_devices"
     return notes
 
 
+def speedup_message(table: pd.DataFrame) -> str:
+    """The speed-up on the most GPUs of the smallest and of the largest batch that have one."""
+    words = []
+    for batch, rows in table.groupby("batch_size"):
+        rows = rows.sort_values("num_devices")
+        few, most = rows.iloc[0], rows.iloc[-1]
+        if most["num_devices"] > few["num_devices"] == 1:
+            gain = most["rate"] / few["rate"]
+            words.append((batch, f"{gain:.2f} times at batch {batch}", most["num_devices"]))
+    if not words:
+        return f"{table['rate'].max():.3g} images per second"
+    first = f"{words[0][2]} GPUs are {words[0][1].replace('times', 'times as fast as one', 1)}"
+    return first if len(words) == 1 else f"{first}, {words[-1][1]}"
+
+
+def batch_names(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose series are called by their batch alone where that tells them apart."""
+    short = "batch " + table["batch_size"].astype(str)
+    if table.groupby(short)["series"].nunique().max() == 1:
+        return table.assign(series=short)
+    return table
+
+
 def throughput_of_batch(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
-    """One batch size: throughput against GPUs, with the ideal line."""
-    figure, axes = plt.subplots()
-    for colour, (series, rows) in zip(figures.COLOURS * 9, table.groupby("series"), strict=False):
-        figures.points(axes, session.runs, rows, color=colour, marker="o", label=series)
-        each = rows["rate"].iloc[0] / rows["num_devices"].iloc[0]
-        if len(rows) > 1:
-            ideal = f"ideal, {each:.1f} img/s per GPU"
-            axes.plot(rows["num_devices"], each * rows["num_devices"], "--", c=colour, label=ideal)
-        if session.is_original:
+    """One batch size: throughput over GPUs, with what the split allows."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.5), layout="constrained")
+    figures.rates_over_devices(axes, table, "GPUs")
+    if session.is_original:
+        for _, rows in table.groupby("series"):
             label = "read by the original's method"
-            axes.plot(rows["num_devices"], rows["rate_original_method"], "kx-.", label=label)
-    axes.set(xlabel="GPUs", ylabel="throughput (img/s)", ylim=(0, None), title=session.title)
-    axes.set_xticks(sorted(set(table["num_devices"])))
-    axes.legend()
+            axes.plot(rows["num_devices"], rows["rate_original_method"], "kx", label=label)
+        axes.legend(loc="upper left")
     own = session.skipped[session.skipped["batch_size"] == table["batch_size"].iloc[0]]
     notes = figures.why_missing(own, table, "GPUs") + mark_points(axes, table)
-    if table["num_devices"].nunique() == 1:
-        notes.append("one GPU count measured: no ideal line")
-    figures.note_below(axes, figures.what_is_drawn(table), *notes)
+    notes.append(f"{session.title}; {figures.how_many(table)}")
+    figures.headline(figure, speedup_message(table), *notes)
     return figure
 
 
@@ -85,74 +102,99 @@ def best_gpus(rows: pd.DataFrame) -> list[int]:
     return sorted(map(int, rows[rows["rate_high"] >= top["rate_low"]]["num_devices"]))
 
 
-def optimal_gpus(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
-    """The best GPU count for each batch size; no bar where fewer than two were measured."""
-    figure, axes = plt.subplots()
-    names, most = [], max(3, table["num_devices"].max())
-    for place, (series, rows) in enumerate(table.groupby("series", sort=False)):
-        names.append(series.replace(", ", "\n"))
+def optimal_gpus(table: pd.DataFrame, *notes: str) -> plt.Figure:
+    """The fewest GPUs that are as good as the best, by batch; no bar where one was measured."""
+    groups = [rows for _, rows in table.groupby("series", sort=False)]
+    groups.sort(key=lambda rows: rows["batch_size"].iloc[0])
+    figure, axes = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
+    names, best = [], {}
+    for place, rows in enumerate(groups):
+        names.append(rows["series"].iloc[0].replace(", ", "\n"))
         tied = best_gpus(rows)
-        height, text = tied[0], ""
+        height, text = tied[0], figures.count_text(tied[0], "GPU")
         if rows["num_devices"].nunique() < 2:
             height, text = 0, "one GPU count\nmeasured"
         elif len(tied) > 1:
-            text = f"tie of {' and '.join(map(str, tied))}"
-        axes.bar(place, height, 0.6, color=figures.COLOURS[0])
-        axes.annotate(text, (place, height + 0.05), ha="center", fontsize=8)
-    axes.set(ylabel="best number of GPUs", title=session.title, ylim=(0, most + 0.4))
+            text += f"\n(tie with {' and '.join(map(str, tied[1:]))})"
+        best[rows["batch_size"].iloc[0]] = tied[0]
+        axes.bar(place, height, 0.6, color=figures.TUNED)
+        axes.annotate(text, (place, height + 0.05), ha="center", fontsize=9)
+    most = max(3, table["num_devices"].max())
+    axes.set(ylabel="GPUs", ylim=(0, most + 0.8), xlim=(-0.6, len(names) - 0.4))
     axes.set_yticks(range(most + 1))
     axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    note = "\nhighest median rate; a tie within the intervals goes to fewer GPUs"
-    missing = figures.why_missing(session.skipped, table, "GPUs")
-    figures.note_below(axes, note, *missing)
+    words = [f"{count} at batch {batch}" for batch, count in best.items()]
+    message = f"Best number of GPUs: {', '.join(words)}"
+    notes = ("a tie within the intervals goes to fewer GPUs", *notes)
+    figures.headline(figure, message, *notes)
     return figure
 
 
-def gpu_throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
-    """All batch sizes: throughput against GPUs; against the batch where one count was measured."""
-    figure, axes = plt.subplots()
-    against, xlabel, names = "num_devices", "GPUs", table["series"]
+def gpu_throughput_line(table: pd.DataFrame, *notes: str) -> plt.Figure:
+    """Throughput over GPUs, a colour for each batch; bars by batch where one count was measured."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.5), layout="constrained")
+    table = batch_names(table)
     if table["num_devices"].nunique() == 1:
-        against, xlabel = "batch_size", f"images per step, on {table['num_devices'].iloc[0]} GPU"
-        names = names.str.replace(r"batch \d+(, )?", "", regex=True)
-    groups = table.groupby(names, sort=False)
-    for colour, (name, rows) in zip(figures.COLOURS * 9, groups, strict=False):
-        look = {"color": colour, "marker": "o", "label": name or "as by default"}
-        figures.points(axes, session.runs, rows.sort_values(against), against, **look)
-    axes.set(xlabel=xlabel, ylabel="throughput (img/s)", ylim=(0, None), title=session.title)
-    axes.set_xticks(sorted(set(table[against])))
-    axes.legend()
-    missing = figures.why_missing(session.skipped, table, "GPUs")
-    figures.note_below(axes, figures.what_is_drawn(table), *missing)
+        figures.rates_as_bars(axes, table, "GPU")
+    else:
+        figures.rates_over_devices(axes, table, "GPUs")
+        notes = ("steps: what the split of the batch over the GPUs allows", *notes)
+    figures.headline(figure, speedup_message(table), *notes)
     return figure
 
 
-def bar_figure(table: pd.DataFrame, title: str, ylabel: str) -> tuple[plt.Figure, plt.Axes]:
+def original_table() -> pd.DataFrame:
+    """What the original study published of its GPUs: rates (img/s) with their intervals."""
+    rows = pd.read_csv(HERE.parent / "data" / "original_study.csv").query("device == 'gpu'")
+    table = rows.rename(columns={"total_batch": "batch_size"}).reset_index(drop=True)
+    for name, time in (
+        ("rate", "median_step_time_s"),
+        ("rate_low", "ci_high"),
+        ("rate_high", "ci_low"),
+    ):
+        table[name] = table["images_per_step"] / table[time]
+    return table.assign(series="batch " + table["batch_size"].astype(str), interval="95 %")
+
+
+def draw_original(folder: Path) -> None:
+    """The two charts that a user gets, of the original study's rows."""
+    table = original_table()
+    note = "the original study's rows, re-analysed (1 to 3 GPUs); not measured here; " + (
+        figures.how_many(table)
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(figures.STYLE):
+        figures.save(gpu_throughput_line(table, note), folder / "gpu_throughput_line")
+        figures.save(optimal_gpus(table, note), folder / "optimal_gpus")
+    print(f"two charts of the original study's rows are in {folder}")
+
+
+def bar_figure(table: pd.DataFrame, ylabel: str) -> tuple[plt.Figure, plt.Axes]:
     """Axes with a place for a bar for each row of the table."""
-    figure, axes = plt.subplots(figsize=(max(6.4, 0.9 * len(table)), 4.2))
+    size = (max(7.2, 0.9 * len(table)), 4.2)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     axes.set_xticks(np.arange(len(table)), bar_names(table), fontsize=8)
-    axes.set(ylabel=ylabel, title=title)
+    axes.set_ylabel(ylabel)
     return figure, axes
 
 
 def gpu_time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
     """Where the GPU's time goes in a step: milliseconds per image, so that batches compare."""
-    figure, axes = bar_figure(table, session.title, "time of a step / images (ms)")
-    scale = 1000 / table["batch_size"].to_numpy()
+    figure, axes = bar_figure(table, "ms per image")
+    table = table.copy()
     if table["forward"].isna().all():  # the original's files do not split compute
-        look = {"color": "#BBBBBB", "label": "compute"}
-        loading = table["loading"] * scale
-        axes.bar(np.arange(len(table)), table["compute"] * scale, 0.6, loading, **look)
-    figures.stacked_parts(axes, table, 0.6, scale)
-    axes.set_xlabel("means over ranks, steps and runs", fontsize=8)
+        table["forward"] = table["compute"]
+    figures.stacked_parts(axes, table, 0.6, 1000 / table["batch_size"].to_numpy())
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    row = table.loc[table["num_devices"].idxmax()]
+    message = figures.parts_message(row, "GPU")
+    figures.headline(figure, message, "means over ranks, steps and runs", session.title)
     return figure
 
 
 def gpu_memory(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
     """Predicted against measured peak memory per GPU, with the limit of the card."""
-    figure, axes = bar_figure(table, session.title, "memory per GPU (GiB)")
+    figure, axes = bar_figure(table, "memory per GPU (GiB)")
     places = np.arange(len(table))
     look = {"color": "white", "hatch": "//", "edgecolor": figures.COLOURS[0]}
     predicted = table["predicted_memory"] / GIB
@@ -164,6 +206,11 @@ def gpu_memory(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
         look = {"linestyle": "--", "color": figures.COLOURS[1]}
         axes.axhline(card / GIB, label=f"the card: {card / GIB:.1f} GiB", **look)
     axes.legend()
+    apart = (table["peak_memory"] / table["predicted_memory"] - 1).abs().max()
+    message = f"Predicted memory is within {100 * apart:.0f} % of the measured peak"
+    if pd.isna(apart):
+        message = "Predicted memory; no peak was measured"
+    figures.headline(figure, message, session.title)
     return figure
 
 
@@ -178,8 +225,10 @@ def draw_all(session: figures.Session) -> tables.Study:
     drawn = {}
     for batch, rows in strong.groupby("batch_size"):
         drawn[f"throughput_bs{batch}"] = throughput_of_batch(session, rows)
-    drawn["optimal_gpus"] = optimal_gpus(session, strong)
-    drawn["gpu_throughput_line"] = gpu_throughput_line(session, strong)
+    missing = figures.why_missing(session.skipped, strong, "GPUs")
+    notes = [*missing, f"{session.title}; {figures.how_many(strong)}"]
+    drawn["optimal_gpus"] = optimal_gpus(strong, *notes)
+    drawn["gpu_throughput_line"] = gpu_throughput_line(strong, *notes)
     drawn["gpu_time_components_bar"] = gpu_time_components_bar(session, strong)
     # Memory is as good in checks of a few steps.
     whole = table[(table["mode"] == "ddp") & ~table["options"].str.contains("oversubscribe")]
@@ -190,5 +239,8 @@ def draw_all(session: figures.Session) -> tables.Study:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--original-study"]:
+        draw_original(HERE / "gpu_plots")
+        sys.exit()
     args = figures.read_arguments(__doc__, HERE / "gpu_experiments", sys.argv[1:])
     figures.plot_results(args, draw_all, "GPUs")

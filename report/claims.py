@@ -54,16 +54,15 @@ def linear_published(rows: pd.DataFrame) -> Verdict:
     return f"Efficiency against 2: {text}", verdict
 
 
-def linear_here(rows: pd.DataFrame) -> Verdict:
-    """Whether the curve reaches what the split allows, which the most loaded device bounds."""
-    rows = rows[rows.index > 1]
-    text = ", ".join(f"{row['efficiency']:.2f} on {n}" for n, row in rows.iterrows())
-    below = []
-    for devices, row in rows[rows.index <= 7].iterrows():
-        if row["efficiency_high"] < BATCH / devices / -(-BATCH // devices):
+def linear_here(losses: pd.DataFrame) -> Verdict:
+    """Whether devices lose nothing to each other, by what a step is made of within a run."""
+    texts, below = [], []
+    for devices, row in losses[losses.index <= 7].iterrows():
+        texts.append(f"{row['work_percent']:.1f} on {devices}")
+        if row["work_percent_high"] < 100:
             below.append(str(devices))
-    verdict = f"No: below what the split allows on {', '.join(below)}" if below else "Not refuted"
-    return f"Efficiency against 1: {text}", verdict
+    verdict = f"No: they wait on {', '.join(below)}" if below else "Not refuted"
+    return f"Of a step a rank's own work (%): {', '.join(texts)}", verdict
 
 
 def slower(rows: pd.DataFrame) -> Verdict:
@@ -77,7 +76,7 @@ def slower(rows: pd.DataFrame) -> Verdict:
 
 def loading(rows: pd.DataFrame, shortest: float) -> Verdict:
     """Loading of a step by device count, and whether it is constant beyond 2; less than the
-    shortest time that can be told (s) counts as that."""
+    shortest time that can be measured (s) counts as that."""
     words = []
     for devices, seconds in rows["loading"].items():
         under = "under " if seconds < shortest else ""
@@ -132,6 +131,7 @@ def main() -> None:
     study = HERE.parent / "cpu" / "studies" / "shares"
     try:
         here = pd.read_csv(study / "plots" / "curve.csv")
+        losses = pd.read_csv(study / "plots" / "losses.csv").set_index("num_devices")
         period = float(results.read_environment(study / "runs")["cpu_period_ms"]) / 1000
         predicted = memory(HERE / "memory.csv")
     except OSError as error:
@@ -140,7 +140,7 @@ def main() -> None:
     cpu, gpu, none = published("cpu"), published("gpu"), ("No GPU was available", "Open")
     linear = "CPU throughput grows linearly to 7 cores"
     rows = [
-        (linear, *linear_published(cpu), *linear_here(here)),
+        (linear, *linear_published(cpu), *linear_here(losses)),
         ("8 cores are slower than 7", *slower(cpu), *slower(here)),
         (
             "Loading time is constant beyond 2 cores",

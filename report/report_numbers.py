@@ -10,23 +10,23 @@ import hashlib
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "common"))
 import results  # noqa: E402  (found on the path of the line before)
-from tables import interval_text  # noqa: E402
+from tables import in_words, interval_text  # noqa: E402
 
 CPU = HERE.parent / "cpu"
 TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/plots/network.csv
     "cpu/summary": ["series", "num_devices", "mode"],
+    "cpu/budget": ["series", "num_devices"],
     "cpu/bounds": ["series", "num_devices", "bound"],
     "cpu/occasions": ["series", "occasion"],
-    "cpu/waiting": ["series"],
     "limit/contention": ["what"],
     "limit/roofline": ["memory", "type"],
-    "limit/verdict": [],
     "loading/summary": ["dataset", "loader", "read_from"],
     "malloc/allocators": ["model", "allocator"],
     "malloc/errors": ["allocator"],
@@ -40,11 +40,10 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "network/network": ["network", "setting", "num_devices"],
     "original_protocol/protocol": [],
     "original_protocol/summary": ["loader", "num_devices"],
-    "scaling/inputs": ["input"],
-    "scaling/summary": ["configurations"],
-    "shares/budget": ["num_devices"],
     "shares/controls": ["num_devices"],
     "shares/curve": ["kind", "num_devices"],
+    "shares/emulation": [],
+    "shares/losses": ["num_devices"],
     "shares/periods": ["period_ms"],
     "shares/stragglers": ["part"],
     "single_process/settings": ["setting"],
@@ -54,11 +53,86 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "variants/learning": [],
     "variants/variants": ["variant"],
 }
-TERM_NAMES = {
-    "slowed_backward": "slowed backward",
-    "ddp": "DDP's own work",
-    "transfer": "exposed transfer",
-}
+
+
+class Claim(NamedTuple):
+    """What a reviewer of the artefact checks: in words, by which command, in which published
+    sessions, and the number: a table's column, in the row that a query finds."""
+
+    words: str
+    command: str
+    sessions: str
+    table: str
+    column: str
+    row: str
+
+
+CLAIMS = [
+    Claim(
+        "2 cores over 1, default malloc",
+        "make cpu",
+        "cpu_run",
+        "cpu/summary",
+        "speedup",
+        "series == 'batch 32, memory glibc' and num_devices == 2 and mode == 'ddp'",
+    ),
+    Claim(
+        "2 cores over 1, tuned malloc",
+        "make cpu",
+        "cpu_run",
+        "cpu/summary",
+        "speedup",
+        "series == 'batch 32, memory kept' and num_devices == 2 and mode == 'ddp'",
+    ),
+    Claim(
+        "tcmalloc over default malloc, 1 core",
+        "cpu/run_study.sh malloc",
+        "studies/malloc/runs",
+        "malloc/allocators",
+        "gain",
+        "model == 'densenet121' and allocator == 'tcmalloc'",
+    ),
+    Claim(
+        "mimalloc over default malloc, 1 core",
+        "cpu/run_study.sh malloc",
+        "studies/malloc/runs",
+        "malloc/allocators",
+        "gain",
+        "model == 'densenet121' and allocator == 'mimalloc'",
+    ),
+    Claim(
+        "price of a page fault (us)",
+        "cpu/run_study.sh memory",
+        "studies/memory/runs",
+        "memory/price",
+        "price_us",
+        "batches > 0",
+    ),
+    Claim(
+        "bf16 + channels last over plain",
+        "cpu/run_study.sh variants",
+        "studies/variants/runs",
+        "variants/variants",
+        "gain",
+        "variant == 'bf16 + channels last'",
+    ),
+    Claim(
+        "8 emulated devices over 1",
+        "sudo -E cpu/run_study.sh shares",
+        "studies/shares/runs",
+        "shares/results",
+        "speedup",
+        "num_devices == 8",
+    ),
+    Claim(
+        "step on 100 Mbit over no network",
+        "sudo -E cpu/run_study.sh network",
+        "studies/network/runs",
+        "network/network",
+        "ratio",
+        "network == '100mbit' and setting == 'default DDP' and num_devices == 8",
+    ),
+]
 ASKED = re.compile(r"\\(num|val)\{([^}#]*)\}")
 TEX = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | dict.fromkeys("\\~^\n\r", " "))
 
@@ -138,32 +212,35 @@ def rows_of(table: str, plain: list[str], measured: list[str]) -> list[list[obje
     return rows
 
 
-def cpu_rows() -> list[list[object]]:
-    """A line for each series: runs, rates on the fewest and the most cores, speed-up."""
+def minutes_of(published: str) -> float:
+    """Minutes that the runs of a published sweep's first session took; of the main sweep, those that
+    it has by default."""
+    runs = pd.read_csv(CPU / published / "runs.csv")
+    if published == "cpu_run":
+        runs = runs[
+            runs["configuration"].str.fullmatch(r"bs32_cores\d(_kept)?") & (runs["run_id"] <= 6)
+        ]
+    return runs["wall_s"].sum() / 60
+
+
+def claim_rows() -> list[list[object]]:
+    """A line for each claim that a reviewer checks."""
     rows = []
-    ddp = read_table("cpu/summary").query("mode == 'ddp'")
-    for series, own in ddp.groupby("series", sort=False):
-        few, most = own.iloc[0], own.iloc[-1]
-        rates = [interval_text(few, "rate"), interval_text(most, "rate")]
-        rows.append([series, most["runs"], *rates, interval_text(most, "speedup")])
+    for claim in CLAIMS:
+        row = read_table(claim.table).query(claim.row).iloc[0]
+        minutes = f"{minutes_of(claim.sessions):.0f}"
+        rows.append([claim.words, claim.command, minutes, interval_text(row, claim.column)])
     return rows
 
 
-def budget_rows() -> list[list[object]]:
-    """A line for each term of the loss budget, a column for each series. What the clock does not
-    resolve is not printed."""
-    budget = read_table("cpu/budget")
-    resolution = results.clock_resolution(pd.read_csv(HERE / "clock_truth.csv"))
-    heads = [f"{row['series']} ({row['step_time']:.2f} s)" for _, row in budget.iterrows()]
-    rows: list[list[object]] = [["term", *heads]]
-    for term in results.TERMS:
-        part = "communication" if term in ("ddp", "transfer", "waiting") else "backward"
-        cells = []
-        for _, row in budget.iterrows():
-            resolved = abs(row[term]) >= resolution[part]
-            text = f"{interval_text(row, f'{term}_percent', 1)} %"
-            cells.append(text if resolved else "not resolved")
-        rows.append([TERM_NAMES.get(term, term), *cells])
+def curve_rows() -> list[list[object]]:
+    """A line for each number of emulated devices."""
+    rows = []
+    for _, row in read_table("shares/results").iterrows():
+        parts = ("work_percent", "waiting_percent", "transfer_percent")
+        cells = [interval_text(row, part, 1) for part in parts]
+        allowed = f"{row['allowed']:.2f}"
+        rows.append([int(row["num_devices"]), interval_text(row, "speedup"), allowed, *cells])
     return rows
 
 
@@ -184,19 +261,14 @@ def malloc_rows() -> list[list[object]]:
 
 def all_rows() -> dict[str, str]:
     """The rows of the report's tables."""
-    head, *budget = budget_rows()
     networks = ["rate_glibc", "kept_one", "kept_most", "speedup_glibc", "speedup_kept"]
-    explained = ["difference", "faults", "left"]
     rows = {
-        "cpu": cpu_rows(),
-        "budget-head": [head],
-        "budget": budget,
-        "verdict": rows_of("memory/verdict", ["what", "memory"], explained),
         "malloc": malloc_rows(),
         "malloc-head": [["malloc", *read_table("malloc/allocators")["model"].unique(), "peak"]],
-        "factors": rows_of("variants/factors", ["factor"], ["alone", "mean", "last"]),
+        "curve": curve_rows(),
         "networks": rows_of("networks/networks", ["model"], networks),
         "claims": pd.read_csv(HERE / "claims.csv").to_numpy().tolist(),
+        "reproduce": claim_rows(),
     }
     return {f"rows/{name}": tex_rows(own) for name, own in rows.items()}
 
@@ -218,7 +290,8 @@ def fingerprint() -> str:
 def number_text(value: object) -> str:
     """Three significant digits, or all of them before the point."""
     if not isinstance(value, float):
-        return str(value).translate(TEX)
+        text = {"True": "yes", "False": "no"}.get(str(value), str(value))
+        return in_words(text).translate(TEX)
     digits = f"{value:#.3g}".removesuffix(".")
     if value.is_integer() or abs(value) >= 1000:
         return f"{float(digits):,.0f}"

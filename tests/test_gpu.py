@@ -357,6 +357,20 @@ def test_speedups_of_1_to_3_gpus_and_the_optimal_number(tmp_path):
     assert words == ["in 4 micro-batches", "", "launch-bound"] and len(notes) == 1
 
 
+def test_charts_of_the_original_studys_rows(tmp_path):
+    """What a user will get, while nothing was measured here; labelled as not ours."""
+    plots = load("gpu/gpu_plots_ex_2.py")
+    table = plots.original_table()
+    assert plots.speedup_message(table) == (
+        "3 GPUs are 1.17 times as fast as one at batch 16, 2.17 times at batch 64"
+    )
+    best = {batch: plots.best_gpus(rows) for batch, rows in table.groupby("batch_size")}
+    assert best == {16: [1, 2, 3], 32: [1, 2, 3], 64: [3], 128: [2, 3]}
+    plots.draw_original(tmp_path)
+    names = {path.name for path in tmp_path.glob("*.png")}
+    assert names == {"gpu_throughput_line.png", "optimal_gpus.png"}
+
+
 @pytest.mark.parametrize(
     ("capability", "built_for", "runs"),
     [

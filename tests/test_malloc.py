@@ -47,7 +47,7 @@ def test_a_fault_is_predicted_from_what_each_malloc_gives_back(malloc, blocks):
     large, middle, small = 40 * 64 * 256, 100 * 16 * 256, 1000 * 256
     assert pages["glibc"] == large
     assert pages["glibc, hugetlb=1"] == large / 512
-    assert pages["glibc, tuned"] == pages["tcmalloc"] == pages["jemalloc, decay off"] == 0
+    assert pages["tuned malloc"] == pages["tcmalloc"] == pages["jemalloc, decay off"] == 0
     assert pages["jemalloc"] == large + middle
     assert pages["jemalloc, as run_cpu sets it"] == pages["mimalloc"] == large + middle + small
     at_limit = pd.DataFrame({"bytes": [32 * MIB], "blocks": [1]})
@@ -68,7 +68,7 @@ def test_gains_and_the_prediction_of_other_networks(malloc, runs, tmp_path):
     assert prediction["error_percent"].abs().max() < 1e-6
     # Only the network that nothing was fitted on, and not the malloc that it starts from.
     errors = study.tables["errors"].set_index("allocator")
-    assert "glibc, tuned" not in errors.index and (errors["networks"] == 1).all()
+    assert "tuned malloc" not in errors.index and (errors["networks"] == 1).all()
 
 
 def test_a_wrong_rule_shows_as_an_error(malloc, runs, tmp_path, monkeypatch):

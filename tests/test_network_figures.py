@@ -40,12 +40,20 @@ def test_cost_of_communication():
     table = script.network_table(runs)
     eight = table[table["num_devices"] == 8].set_index("setting")
     assert eight["ratio"].to_dict() == pytest.approx(
-        {"DDP as it is": 1.3, "1 MB buckets + bf16 gradients": 1.1, "1 MB buckets": 1.2}
+        {"default DDP": 1.3, "1 MB buckets + bf16 gradients": 1.1, "1 MB buckets": 1.2}
     )
     assert sorted(eight["slowed"]) == pytest.approx([0.025 * 1.35, 0.05 * 1.35, 0.075 * 1.35])
     assert script.rate_text("1gbit", "0.16") == "1gbit at full speed = 160 Mbit here"
     assert eight["over_plain"]["1 MB buckets"] == pytest.approx(1.2 / 1.3)
     assert len(table) == 6
+    # Of the 30 % on the slower link, small buckets and bf16 win back two thirds.
+    assert script.cost_message(table[table["num_devices"] == 8]) == (
+        "Slow links: two options win back 67 % of what communication costs"
+    )
+    figure = script.draw_cost(table, "made by hand")
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert {"1.30", "1.20", "1.10"} <= set(words)
+    script.plt.close(figure)
     with pytest.raises(script.results.ResultsError, match="none without communication"):
         script.network_table(runs[runs["mode"] == "ddp"])
 

@@ -467,21 +467,27 @@ def test_figures_lie_beside_their_results(tmp_path, results, figures):
     assert load("common/figures.py").plots_folder(tmp_path / results) == tmp_path / figures
 
 
-def test_one_device_count_draws_no_ideal_line(tmp_path):
+def session_of(plots, figures, folder):
+    rows, skipped, _ = plots.results.read_results(folder)
+    runs = plots.results.run_table(rows)
+    return figures.Session(
+        folder, rows, runs, plots.results.configuration_table(runs), skipped, False
+    )
+
+
+def test_one_or_two_device_counts_are_bars_and_more_have_an_ideal_line(tmp_path):
     plots, figures = load(PLOTS["cpu"]), load("common/figures.py")
-    for run in range(1, 7):
-        write_run(tmp_path, 1, run, 4.0)
-    for expected in (False, True):
-        rows, skipped, _ = plots.results.read_results(tmp_path)
-        runs = plots.results.run_table(rows)
-        table = plots.results.configuration_table(runs)
-        session = figures.Session(tmp_path, rows, runs, table, skipped, False)
-        figure = plots.throughput_line(session, table)
-        steps = [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-mid"]
-        assert bool(steps) == expected
-        plots.plt.close(figure)
+    for devices, bars in ((1, 1), (2, 2), (3, 0)):
         for run in range(1, 7):
-            write_run(tmp_path, 2, run, 2.1)
+            write_run(tmp_path, devices, run, 4.0 / devices)
+        session = session_of(plots, figures, tmp_path)
+        figure = plots.throughput_line(session, session.table)
+        axes = figure.axes[0]
+        steps = [line for line in axes.lines if line.get_drawstyle() == "steps-mid"]
+        assert (len(axes.patches), bool(steps)) == (bars, bars == 0)
+        words = [text.get_text() for text in axes.texts]
+        assert ("× 2.00" in words) == (bars == 2)
+        plots.plt.close(figure)
 
 
 @pytest.mark.parametrize("counts", [(1,), (1, 2), tuple(range(1, 9)), (1, 2, 4, 8, 16, 32, 64)])
@@ -491,10 +497,8 @@ def test_the_two_charts_on_machines_of_any_size(tmp_path, counts):
     for count, memory in itertools.product(counts, ("glibc", "kept")):
         own = {"batch_size": 64, "memory": memory}
         write_run(tmp_path / memory, count, 1, (9 if memory == "glibc" else 6) / count, **own)
-    rows, skipped, _ = plots.results.read_results(tmp_path)
-    runs = plots.results.run_table(rows)
-    table = plots.results.configuration_table(runs)
-    session = figures.Session(tmp_path, rows, runs, table, skipped, False)
+    session = session_of(plots, figures, tmp_path)
+    table = session.table
     for draw in (plots.throughput_line, plots.time_components_bar):
         figure = draw(session, table)
         figure.canvas.draw()
@@ -521,15 +525,13 @@ def test_the_line_chart_of_several_batches_says_what_readme_says(tmp_path):
             folder, seconds = tmp_path / f"{batch}_{memory}", batch / (4 if memory == "kept" else 3)
             write_run(folder, 1, run, seconds, **own)
             write_run(folder, 2, run, seconds / (1.8 if batch == 32 else 1.9), **own)
-    rows, skipped, _ = plots.results.read_results(tmp_path)
-    runs = plots.results.run_table(rows)
-    table = plots.results.configuration_table(runs)
+    session = session_of(plots, figures, tmp_path)
+    table = session.table
     assert plots.drawn_series(table)["batch_size"].unique().tolist() == [32]
     message = plots.speedup_message(plots.drawn_series(table))
     assert message == (
-        "2 cores are 1.80 times as fast as one with default malloc, 1.80 times with tuned malloc"
+        "2 cores: 1.80 times as fast as one with default malloc, 1.80 with tuned malloc"
     )
-    session = figures.Session(tmp_path, rows, runs, table, skipped, False)
     batches = table[table["memory"] == "kept"]
     for own in (table, batches):
         figure = plots.throughput_line(session, own)

@@ -120,11 +120,10 @@ def test_claims_follow_the_data():
         gpus[0].loc[:1].assign(total_batch=16),
     ]
     assert claims.best_counts(pd.concat(up_and_down))[1].startswith("Not decided")
-    split = good.assign(efficiency=[32 / n / -(-32 // n) for n in good.index])
-    split = split.assign(efficiency_low=0.5, efficiency_high=split["efficiency"])
-    assert claims.linear_here(split)[1] == "Not refuted"
-    below = claims.linear_here(split.assign(efficiency_high=split["efficiency"] - 0.01))[1]
-    assert below == "No: below what the split allows on 2, 3, 4, 5, 6, 7"
+    work = pd.DataFrame({"work_percent": 99.0, "work_percent_high": 100.2}, index=range(2, 9))
+    assert claims.linear_here(work)[1] == "Not refuted"
+    below = claims.linear_here(work.assign(work_percent_high=99.5))[1]
+    assert below == "No: they wait on 2, 3, 4, 5, 6, 7"
     beyond = rates({1: (1, 0.9, 1.1), 2: (4, 3.9, 4.1)}).assign(total_batch=16)
     assert claims.super_linear(beyond)[1] == "Yes"
 

@@ -35,9 +35,8 @@ def sessions(published: str) -> list[str]:
 # The script, its arguments, and where the figures are.
 PLOTS = {"cpu": (["cpu/plot_cpu_results.py"], sessions("cpu/cpu_run"), "cpu/cpu_plots")}
 for name in STUDIES:
-    source = "shares" if name == "scaling" else name
-    rows = sessions(f"cpu/studies/{source}/runs")
-    if name == "curve":
+    rows = sessions(f"cpu/studies/{name}/runs")
+    if not rows:
         continue  # nothing is published of it yet
     PLOTS[name] = (["cpu/plot_study.py", name], rows, f"cpu/studies/{name}/plots")
 
@@ -115,6 +114,24 @@ def test_readme_says_what_the_figures_show(committed):
     for path, text in shown:  # some or all of its lines, in their order
         lines, said = text.splitlines(), iter((committed / path).read_text().splitlines())
         assert lines and all(line in said for line in lines), path
+
+
+def test_the_numbers_of_readme_are_those_of_the_tables(committed):
+    """Each decimal of its text is listed, with the table, row and column that it is from."""
+    readme = (committed / "README.md").read_text()
+    text, listed = readme.split("<!-- Numbers of this page")
+    numbers = load("report/report_numbers.py")
+    numbers.CPU = committed / "cpu"
+    values = numbers.table_numbers()
+    origins = re.findall(r"^([\d.]+) = (\S+)$", listed, re.MULTILINE)
+    assert len(origins) >= 8
+    for number, name in origins:
+        digits = len(number.partition(".")[2])
+        assert f"{values[name]:.{digits}f}" == number, name
+    # Not those of tables that other tests compare, nor of what is typed into a shell.
+    prose = re.sub(r"<!-- \w+: .*?<!-- end[^\n]*|```.*?```|^    .*?$", "", text, flags=re.M | re.S)
+    found = set(re.findall(r"(?<![\d.])\d+\.\d+", prose)) - {"3.10"}
+    assert found == {number for number, _ in origins if "." in number}
 
 
 def test_readme_names_what_is_there(committed):

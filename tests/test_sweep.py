@@ -325,7 +325,7 @@ def test_a_study_that_is_told_to_end_ends_its_sweep(data, tmp_path):
 STUDIES = sorted(path.stem for path in (REPOSITORY / "cpu" / "studies").glob("*.sh"))
 
 
-@pytest.mark.parametrize("name", [name for name in STUDIES if name != "scaling"])
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_a_plan_in_a_fresh_clone(data, tmp_path, name):
     """Nothing is written, generated or measured for it. (Review, defect 14.)"""
     needs_root = name in ("shares", "network")

@@ -102,8 +102,8 @@ def test_figures_of_variants_and_what_is_missing(tmp_path):
     assert "| all together | 3.20 [3.20, 3.20] |" in done.stdout
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
         "variants.csv",
-        "factors.png",
-        "factors.pdf",
+        "settings.png",
+        "settings.pdf",
         "factors.csv",
         "copies.csv",
         "gains.csv",

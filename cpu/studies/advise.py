@@ -16,6 +16,12 @@ from tables import measure_all, median, over
 
 SETTINGS = ["malloc", "precision", "memory_format", "ranks"]
 NO_DIFFERENCE, DEFAULTS = "no difference seen", "PyTorch's defaults"
+MALLOCS = {
+    "glibc": "default malloc",
+    "kept": "tuned malloc",
+    "hugetlb": "default malloc (huge pages)",
+    "jemalloc_kept": "jemalloc (decay off)",
+}
 LINES = {
     "bf16": '    with torch.autocast("cpu", torch.bfloat16):  # around forward and loss',
     "channels_last": "    model = model.to(memory_format=torch.channels_last)  # the images too",
@@ -31,7 +37,8 @@ def with_settings(runs: pd.DataFrame) -> pd.DataFrame:
     threads = runs["threads"].astype(int)
     runs["ranks"] = runs["num_devices"] // threads
     split = runs["ranks"].astype(str) + " x " + threads.astype(str)
-    words = [runs["malloc"], runs["precision"], runs["memory_format"], split]
+    layout_words = runs["memory_format"].str.replace("_", " ")
+    words = [runs["malloc"].replace(MALLOCS), runs["precision"], layout_words, split]
     runs["setting"] = words[0].str.cat(words[1:], sep=", ")
     return runs
 

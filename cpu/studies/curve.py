@@ -20,6 +20,11 @@ import tables
 from tables import measure_all, median, over
 
 RATIOS = ["contention", "imbalance", "communication"]
+WORDS = {
+    "contention": "all cores busy, against one",
+    "imbalance": "the slowest rank, against the mean",
+    "communication": "communication, against none",
+}
 RUN = ["occasion", "run_id", "num_devices", "batch_size", "memory", "cpu_share"]
 KEYS = ["cpu_share", "memory", "num_devices", "batch_size"]
 
@@ -122,6 +127,35 @@ def fault_table(rows: pd.DataFrame) -> pd.DataFrame:
 # ---- the study
 
 
+def configuration_name(row: pd.Series) -> str:
+    device = "core" if row["cpu_share"] == "" else "emulated device"
+    malloc = {"glibc": "default malloc", "kept": "tuned malloc"}.get(row["memory"], row["memory"])
+    count = figures.count_text(row["num_devices"], device)
+    return f"{count}, {row['images']:.3g} images each, {malloc}"
+
+
+def draw_losses(losses: pd.DataFrame, note: str) -> figures.plt.Figure:
+    """What each configuration loses, in % of a step: a panel for each."""
+    rows = losses.sort_values(["cpu_share", "memory", "num_devices", "images"])
+    size = (7.2, 0.6 + 1.25 * len(rows))
+    figure, panels = figures.plt.subplots(
+        len(rows), 1, sharex=True, squeeze=False, figsize=size, layout="constrained"
+    )
+    for axes, (_, row) in zip(panels[:, 0], rows.iterrows(), strict=True):
+        ratios = np.array([[row[name + end] for end in results.ENDS] for name in RATIOS])
+        figures.term_dots(axes, list(WORDS.values()), 100 * (ratios - 1))
+        axes.set_title(configuration_name(row), loc="left", fontsize=10)
+        axes.margins(x=0.12)
+    panels[-1, 0].set_xlabel("a step takes so much longer (%)")
+    last = rows.iloc[-1]
+    lost = 100 * (1 - last["efficiency"])
+    message = f"{configuration_name(last)}: {lost:.1f} % is lost"
+    counts = f"{rows['runs'].min()} to {rows['runs'].max()}"
+    detail = f"ratios within a run's cycles; median and interval over {counts} runs"
+    figures.headline(figure, message, f"{detail}; grey: too small to tell from none", note)
+    return figure
+
+
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     rows = results.read_phases(*[folder.with_name(name) for name in runs["occasion"].unique()])
     tables.require(rows, "cycles")
@@ -133,8 +167,11 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     columns |= {"images": "images each", "runs": "runs"}
     columns |= {name: name for name in [*RATIOS, "efficiency"]}
     text = tables.markdown(losses, "What is lost, within each run.", columns, 3)
-    names = losses["num_devices"].astype(str) + " x " + losses["images"].map("{:.3g}".format)
-    values = {name: figures.triples(losses, name) for name in RATIOS}
-    title = figures.make_title(folder, runs)
-    chart = figures.dot_chart(names, values, title, "times its own absence")
+    text += tables.markdown(
+        made["batches"],
+        "What an image takes on one core in a smaller batch, over that in one of 32.",
+        {"memory": "malloc", "batch_size": "batch", "runs": "runs", "per_image": "ratio"},
+        3,
+    )
+    chart = draw_losses(losses, figures.make_title(folder, runs))
     return tables.Study(made, text, {"losses": chart})

@@ -2,8 +2,9 @@
 # apart. A run goes through cycles: one rank alone, all ranks without communication, data parallelism.
 # On real cores (16 and 4 images each, default and tuned malloc) and on emulated devices, each a share
 # of a core (4 images each, and a batch of 32); then, on one core, what a smaller batch costs per image.
-# Needs root for the emulated devices: sudo -E; CPU_SHARE= leaves them out.
+# Emulated devices need root: sudo -E.
 #   STEPS=25             cycles of a run
+#   PARTS="cores emulated batches touch"    which of these are measured
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
@@ -11,23 +12,30 @@ cycles="${STEPS:-25}"
 export STEPS=1 WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-3600}"
 share="${CPU_SHARE-0.16}" # of a core for each device
 
+parts="${PARTS-cores emulated batches touch}"
+
 list() {
   local count images
-  export CPU_SHARE="" ADD_OPTIONS="--cycles $cycles" SUFFIX=_cycles MODES=ddp
-  for images in 4 16; do
-    BATCH_SIZES=$((images * DEVICES)) CORE_COUNTS=$DEVICES loops
-  done
-  if [[ $share ]]; then
-    for count in 2 3 4 5 6 7 8; do
-      CPU_SHARE=$share MEMORIES=kept BATCH_SIZES="$((4 * count)) 32" CORE_COUNTS=$count loops
+  export MODES=ddp CPU_SHARE=""
+  if [[ $parts == *cores* ]]; then
+    for images in 4 16; do
+      ADD_OPTIONS="--cycles $cycles" SUFFIX=_cycles BATCH_SIZES=$((images * DEVICES)) \
+        CORE_COUNTS=$DEVICES loops
     done
   fi
-  ADD_OPTIONS="" SUFFIX="" BATCH_SIZES="32 16 11 8 7 6 5 4" CORE_COUNTS=1 loops
+  if [[ $parts == *emulated* ]]; then
+    for count in 2 3 4 5 6 7 8; do
+      ADD_OPTIONS="--cycles $cycles" SUFFIX=_cycles CPU_SHARE=$share MEMORIES=kept \
+        BATCH_SIZES="$((4 * count)) 32" CORE_COUNTS=$count loops
+    done
+  fi
+  [[ $parts != *batches* ]] || BATCH_SIZES="32 16 11 8 7 6 5 4" CORE_COUNTS=1 loops
 }
 
 # What a fault costs by how much memory is in use: touched, without training.
 after() {
   local round
+  [[ $parts == *touch* ]] || return 0
   for ((round = 1; round <= NUM_RUNS; round++)); do
     grep -qs "^$round," "$results/touch.csv" || run "$PYTHON" "$cpu/studies/measure_faults.py" \
       --round "$round" --output "$results/touch.csv" || return

@@ -1,14 +1,12 @@
-"""How far a step on one core is from its roof, by type of layer; what contention between cores is.
+"""How far a step on one core is from its hardware limit, by type of layer; what cores contend for.
 
-The roof of a type is the longer of its operations at the best rate of the network's own
+The limit (roof) of a type is the longer of its operations at the best rate of the network's own
 convolutions and products, and its bytes at that of a stream triad, of the same round. Contention: a
 product in the cache and a triad on all cores against one, beside ranks that do not communicate.
 """
 
 from pathlib import Path
 
-import figures
-import numpy as np
 import pandas as pd
 import results
 import tables
@@ -19,7 +17,7 @@ REST = "between operators"
 
 
 def roof_table(layers: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
-    """Each round's types: seconds of a step, seconds at the roof, their ratio; the step itself."""
+    """Each round's types: seconds of a step, seconds at the limit, their ratio; the step itself."""
     means = layers.groupby(KEY)[["seconds", "flops", "bytes"]].mean().reset_index()
     best = rates.groupby(["round", "what"])["rate"].max().unstack()
     peak = best[["convolution", "product"]].max(axis=1)
@@ -36,7 +34,7 @@ def roof_table(layers: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def bound_of(own: pd.DataFrame) -> str:
-    """Whether a type's roof is that of its bytes or of its operations."""
+    """Whether a type's limit is that of its bytes or of its operations."""
     if own["type"].iloc[0] in ("step", REST):
         return "-"
     return "bytes" if own["at_triad"].mean() > own["at_peak"].mean() else "FLOP"
@@ -88,25 +86,10 @@ def verdict_of(slower: pd.DataFrame, rounds: int) -> str:
 
 
 def verdict_table(each: pd.DataFrame, slower: pd.DataFrame, rounds: int) -> pd.DataFrame:
-    """The verdict on contention, and how many types in how many rounds are above their roof."""
+    """The verdict on contention, and how many types in how many rounds are above their limit."""
     cells = each[(each["roof"] > 0) & (each["type"] != "step")]
     row = {"verdict": verdict_of(slower, rounds), "above": (cells["share"] > 100).sum()}
     return pd.DataFrame([row | {"cells": len(cells)}])
-
-
-def draw_roofline(table: pd.DataFrame, title: str) -> figures.plt.Figure:
-    """Seconds of a step by type: measured in both memories, and at the roof."""
-    types = [kind for kind in table["type"].drop_duplicates() if kind != "step"]
-    columns = {}
-    for memory, own in table.groupby("memory"):
-        own = own.set_index("type").reindex(types)
-        columns[f"measured, memory {memory}"] = figures.triples(own, "seconds")
-    xlabel = "time of a step on one core (s), 95 % interval over rounds; black: at the roof"
-    figure = figures.dot_chart(types, columns, title, xlabel)
-    places = np.arange(len(types)) + 0.15
-    figure.axes[0].plot(own["roof"], places, "k|", markersize=20, markeredgewidth=2)
-    figure.axes[0].set_xlim(0, None)
-    return figure
 
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
@@ -119,7 +102,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         roofs[roofs["type"] == "step"],
         "A step on one core against the hardware limit of its layers.",
         {
-            "memory": "memory",
+            "memory": "malloc",
             "seconds": "step (s)",
             "roof": "at the limit (s)",
             "share": "reached (%)",
@@ -130,5 +113,4 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         f"All cores busy against one. {own['verdict']['verdict'][0]}",
         {"what": "what", "slower": "takes so many times as long"},
     )
-    chart = draw_roofline(roofs, figures.make_title(folder, runs))
-    return tables.Study(own, text, {"roofline": chart})
+    return tables.Study(own, text)

@@ -25,7 +25,7 @@ RETURNS_FROM = {
     # DEFAULT_MMAP_THRESHOLD_MAX: mallopt(3). Larger blocks are mmaps of their own.
     "glibc": 32 * MIB + 1,
     "glibc, hugetlb=1": 32 * MIB + 1,
-    "glibc, tuned": None,
+    "tuned malloc": None,
     "tcmalloc": None,
     # opt.oversize_threshold: blocks of 8 MiB and more have an arena that keeps nothing.
     "jemalloc": 8 * MIB,
@@ -36,7 +36,7 @@ RETURNS_FROM = {
     "mimalloc": 1,
 }
 NAMES = {
-    "kept": "glibc, tuned",
+    "kept": "tuned malloc",
     "glibc hugetlb=1": "glibc, hugetlb=1",
     "jemalloc MALLOC_CONF=oversize": "jemalloc, as run_cpu sets it",
     "jemalloc MALLOC_CONF=dirty": "jemalloc, decay off",
@@ -76,7 +76,9 @@ def allocator_rows(runs: pd.DataFrame, by: str) -> pd.DataFrame:
         if allocator != "glibc":
             row |= measure_all(own, {"gain": over(base)})
         if len(own) == 1:
-            row = tables.of_one_run(row, ["rate", "faults_per_image", "gain"])
+            row = tables.of_one_run(row, ["rate", "faults_per_image"])
+        if len(results.paired_ratios(own, base)) == 1:
+            row = tables.of_one_run(row, ["gain"])
         table.append(row)
     return pd.DataFrame(table).sort_values([by, "gain"], ascending=[True, False], ignore_index=True)
 
@@ -137,7 +139,7 @@ def prediction_rows(runs: pd.DataFrame, folder: Path) -> list[dict]:
         if allocator not in RETURNS_FROM or not file.is_file():
             continue
         faults = predict_faults(pd.read_csv(file), allocator) / own["batch_size"].iloc[0]
-        tuned = runs[(runs["model"] == model) & (runs["allocator"] == "glibc, tuned")]
+        tuned = runs[(runs["model"] == model) & (runs["allocator"] == "tuned malloc")]
         per_fault = price["ms_per_huge_fault" if "hugetlb" in allocator else "ms_per_fault"]
         row = {"session": folder.name, "model": model, "allocator": allocator, "faults": faults}
         row |= measure_all(own, {"counted": mean("faults_per_image")})
@@ -153,7 +155,7 @@ def prediction_rows(runs: pd.DataFrame, folder: Path) -> list[dict]:
 def error_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Errors of the networks that nothing was fitted on; tuned malloc is where they start from."""
     others = predictions[
-        (predictions["model"] != FIRST) & (predictions["allocator"] != "glibc, tuned")
+        (predictions["model"] != FIRST) & (predictions["allocator"] != "tuned malloc")
     ]
     rows = []
     for allocator, own in [*others.groupby("allocator", sort=False), ("all", others)]:
@@ -221,12 +223,12 @@ def error_text(errors: pd.DataFrame) -> str:
 
 
 def message(gains: pd.DataFrame) -> str:
-    """The best and the worst malloc, by their median over the networks, in a sentence."""
-    by_gain = gains.groupby("allocator")["gain"]
-    order = by_gain.median().sort_values().index
-    best, worst = (by_gain.get_group(name) for name in (order[-1], order[0]))
-    text = f"{order[-1]} trains at {best.min():.2f} to {best.max():.2f} times the default's rate"
-    return f"{text}, {order[0]} at {worst.min():.2f} to {worst.max():.2f}"
+    """The best and the worst malloc of the first network, in a sentence."""
+    first = gains[gains["model"] == gains["model"].iloc[0]].sort_values("gain")
+    slower = first[first["gain_high"] < 1]
+    worst, best = (slower if len(slower) else first).iloc[0], first.iloc[-1]
+    text = f"{best['allocator']} trains {best['model']} {best['gain']:.2f} times as fast as default"
+    return f"{text} malloc, {worst['allocator']} {worst['gain']:.2f} times"
 
 
 def gain_chart(allocators: pd.DataFrame, folder: Path, runs: pd.DataFrame) -> plt.Figure:
@@ -246,12 +248,12 @@ def gain_chart(allocators: pd.DataFrame, folder: Path, runs: pd.DataFrame) -> pl
     )
     for axes, (model, own) in zip(panels[0], networks, strict=True):
         figures.gain_bars(axes, figures.triples(own.set_index("allocator").reindex(order), "gain"))
-        axes.set_title(model, loc="left", fontsize=9)
+        axes.set_title(model, loc="left", fontsize=10)
+        axes.margins(x=0.45)  # the values of the shortest bars would lie on the axis
     panels[0][0].set_yticks(range(len(order)), order)
-    counts = runs.groupby(["model", "allocator"]).size()
-    rounds = "-".join(map(str, sorted({counts.min(), counts.max()})))
-    kind = "95 % interval" if counts.min() >= results.ENOUGH else "range"
+    counts = runs.groupby("model")[results.ROUND].apply(lambda own: len(own.drop_duplicates()))
+    rounds = ", ".join(f"{model} {count}" for model, count in counts.items())
     batch = f"one core, batch {runs['batch_size'].max()}"
-    note = f"{batch}; ratio to default malloc within {rounds} rounds; whiskers: {kind}"
+    note = f"{batch}; times default malloc in the same round; rounds: {rounds}; grey: undecided"
     figures.headline(figure, message(gains), note, figures.make_title(folder, runs))
     return figure

@@ -19,12 +19,14 @@ LARGEST = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX, in bytes
 PAGE = 4096  # bytes
 MEMORIES = ("glibc", "kept")
 CPU = Path(__file__).resolve().parents[1]
+NAMES = {"glibc": "default malloc", "kept": "tuned malloc"}
+COLOURS = {"glibc": figures.DEFAULT, "kept": figures.TUNED}
 
 
 def allocator_name(memory: str) -> str:
     """What the rows have as memory, in words."""
     if "MALLOC_CONF" in memory:
-        return "jemalloc, decay off"
+        return "jemalloc without decay"
     return "glibc, huge pages" if "THP" in memory else memory
 
 
@@ -155,29 +157,42 @@ def verdict_table(runs: pd.DataFrame, main_sweep: pd.DataFrame, price: float) ->
     return pd.DataFrame(table)
 
 
-def page_faults(runs: pd.DataFrame, faults: pd.DataFrame, price: dict, title: str) -> plt.Figure:
-    """Left: faults of a step, predicted and counted. Right: seconds against faults, per image."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    thousand = (faults / 1000).assign(batch_size=faults["batch_size"])
-    label = "predicted: pages of blocks above 32 MiB"
-    left.plot(faults["batch_size"], thousand["predicted"], "kx--", label=label)
-    look = {"fmt": "o", "color": figures.COLOURS[0], "label": "counted: default less tuned malloc"}
-    figures.intervals(left, thousand, "more_faults", "batch_size", **look)
-    left.set(xlabel="images per step, one core", ylabel="page faults of a step (thousands)")
+def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
+    """Time against page faults, per image: each point a run on one core."""
     one = runs[runs["num_devices"] == 1]
-    for colour, (memory, own) in zip(figures.COLOURS, one.groupby("memory"), strict=False):
-        per_image = own["minor_faults"] / own["batch_size"] / 1000
-        look = {"color": colour, "label": allocator_name(memory)}
-        right.plot(per_image, own["step_time"] / own["batch_size"], ".", **look)
-    ends = np.array([0, (one["minor_faults"] / one["batch_size"]).max()])
-    line = price["clean_ms_per_image"] / 1000 + price["price_us"] / 1e6 * ends
-    label = f"{price['price_us']:.2f} µs per fault"
-    right.plot(ends / 1000, line, "--", color="#444444", label=label)
-    right.set(xlabel="page faults per image (thousands)", ylabel="time per image (s)")
-    for axes in (left, right):
-        axes.set_ylim(0, None)
-        axes.legend()
-    figure.suptitle(title, fontsize=10)
+    one = one.assign(faults=one["minor_faults"] / one["batch_size"] / 1000)
+    one = one.assign(ms=1000 * one["step_time"] / one["batch_size"])
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    most = one["faults"].max()
+    few = []  # mallocs whose points lie where there are no faults
+    for number, (memory, own) in enumerate(one.groupby("memory")):
+        colour = COLOURS.get(memory, figures.COLOURS[1 + number % 5])
+        axes.plot(own["faults"], own["ms"], ".", color=colour)
+        name = NAMES.get(memory, allocator_name(memory))
+        top = own.loc[own["ms"].idxmax()]
+        if own["faults"].max() < 0.05 * most and "THP" not in memory:
+            few.append(name)
+            continue
+        is_right = top["faults"] < most / 2
+        look = {"color": colour, "fontweight": "bold", "textcoords": "offset points"}
+        look |= {"fontsize": 9, "ha": "left" if is_right else "right", "va": "center"}
+        # Beside its points, clear of the line.
+        place = (10, -9) if is_right else (-10, 0)
+        axes.annotate(name, (top["faults"], top["ms"]), place, **look)
+    low = 1000 * (one["step_time"] / one["batch_size"]).min()
+    words = {"color": figures.TUNED, "fontweight": "bold", "fontsize": 9, "va": "top"}
+    axes.text(0.03 * most, 0.96 * low, ", ".join(few), **words)
+    ends = np.array([0, most])
+    line = price["clean_ms_per_image"] + price["price_us"] * ends
+    axes.plot(ends, line, "--", color="#222222", linewidth=1)
+    each = f"{price['price_us']:.2f} µs per fault"
+    place = (0.72 * most, np.interp(0.72 * most, ends, line))
+    axes.annotate(each, place, (6, -8), textcoords="offset points", va="top", fontsize=9)
+    axes.set(xlabel="page faults per image (thousands)", ylabel="ms per image, one core")
+    axes.set_ylim(0.8 * low, None)
+    batches = sorted(one["batch_size"].unique())
+    detail = f"one core, batches of {batches[0]} to {batches[-1]}; each point a run"
+    figures.headline(figure, f"A step's time grows by {each}", detail, note)
     return figure
 
 
@@ -203,8 +218,15 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     text += tables.markdown(
         verdict,
         "What page faults explain at that price; of a speed-up: what is left without them.",
-        {"what": "what", "memory": "memory", "difference": "measured", "faults": "by page faults"}
+        {"what": "what", "memory": "malloc", "difference": "measured", "faults": "by page faults"}
         | {"left": "unexplained, or left"},
     )
-    drawn = {"page_faults": page_faults(runs, faults, price, figures.make_title(folder, runs))}
+    text += tables.markdown(
+        faults,
+        "Page faults of a step: predicted from its blocks above 32 MiB, and counted with default "
+        "malloc beyond those with tuned malloc.",
+        {"batch_size": "images", "predicted": "predicted", "more_faults": "counted"},
+        None,
+    )
+    drawn = {"page_faults": page_faults(runs, price, figures.make_title(folder, runs))}
     return tables.Study({"faults": faults, "verdict": verdict, "price": prices}, text, drawn)

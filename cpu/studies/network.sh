@@ -2,7 +2,7 @@
 # DDP communicates. Each host is a network namespace with an address of its own and a share of a core;
 # a bridge joins them and tc tbf limits what each may send, slowed as the hosts are. Every run is
 # started on its hosts by torchrun's multi-node launch, as on real machines. Then, on whole cores and
-# links, the all-reduce alone and the order of the gradients. Needs root and iproute2: sudo -E.
+# links, the all-reduce alone. Needs root and iproute2: sudo -E.
 #   CORE_COUNTS="2 4 8"    hosts, with one rank and 4 images each; those that do not fit are left out
 #   RATES="100mbit 1gbit unshaped"   of each host's link, as tc writes them; a comparison without
 #                                    communication is made at the last one
@@ -104,11 +104,9 @@ launch() {
   return "$code"
 }
 
-# What the model of scaling needs besides steps; once for each network.
+# The all-reduce alone, once for each number of hosts and rate.
 after() {
   local hosts rate failed=0
-  [[ -f $results/gradients.csv ]] || run "$PYTHON" "$cpu/studies/measure_communication.py" \
-    --gradients --output "$results/gradients.csv" || failed=1
   for hosts in $CORE_COUNTS; do
     for rate in $RATES; do
       ! grep -qs "^$rate,$hosts," "$results/all_reduce.csv" || continue

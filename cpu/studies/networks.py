@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import figures
 import pandas as pd
 import tables
 from tables import mean, measure_all, median, over
@@ -31,15 +30,6 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     for memory in ("glibc", "kept"):
         tables.require(runs[(runs["memory"] == memory)], f"memory {memory}")
     networks = pd.DataFrame([network_row(own, few, most) for _, own in runs.groupby("model")])
-    chart = figures.dot_chart(
-        networks["model"],
-        {
-            "default malloc": figures.triples(networks, "speedup_glibc"),
-            "tuned malloc": figures.triples(networks, "speedup_kept"),
-        },
-        figures.make_title(folder, runs),
-        f"speed-up on {most} cores",
-    )
     columns = {
         "model": "network",
         "rate_glibc": "img/s on 1 core",
@@ -49,4 +39,4 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         "speedup_kept": "speed-up, tuned",
     }
     text = tables.markdown(networks, "Other networks, on one core and on all.", columns)
-    return tables.Study({"networks": networks}, text, {"networks": chart})
+    return tables.Study({"networks": networks}, text)

@@ -1,8 +1,10 @@
-"""The curve from 1 to 8 devices, where a device is a share of a core.
+"""The curve from 1 to 8 emulated devices, each a share of a core.
 
-The controls say how far the emulation can be trusted: ranks that do not communicate keep the step
-of one; at 1 and 2 devices the speed-up agrees with that of real cores in the same rounds; with a
-straggler the step follows its share, and the others wait for just that.
+What is lost is measured within a run: of a step, the part in which a rank computes, waits for
+others, or for the all-reduce. Between runs the machine drifts by more than that. The controls say
+how far the emulation can be trusted: ranks that do not communicate keep the step of one; at 1 and 2
+devices the speed-up agrees with that of real cores in the same rounds; with a straggler the step
+follows its share, and the others wait for just that.
 """
 
 from pathlib import Path
@@ -13,10 +15,10 @@ import pandas as pd
 import results
 import tables
 from figures import plt
-from tables import mean, measure_all, over
+from tables import interval_table, mean, measure_all, over
 
 STRAGGLER, PERIOD = r"straggler=([0-9.]+)", r"period=([0-9]+)"
-ORIGINAL = Path(__file__).resolve().parents[2] / "data" / "original_study.csv"
+CPU = Path(__file__).resolve().parents[1]
 
 
 def speedup_by_round(runs: pd.DataFrame, devices: int) -> pd.Series:
@@ -44,6 +46,45 @@ def control_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def error_of_emulation(runs: pd.DataFrame) -> results.Interval:
+    """The step without communication over one device's, over all rounds and numbers of devices: 1
+    where emulated devices do not disturb each other."""
+    runs = runs.query("scaling == 'weak' and options == '' and cpu_share != ''")
+    runs = runs.assign(busy=runs["step_time"] - runs["waiting"])
+    one = runs.query("mode == 'single_process' and num_devices == 1")
+    alone = runs[runs["mode"] == "no_communication"]
+    ratios = []
+    for _, own in alone.groupby("num_devices"):
+        ratios.append(results.paired_ratios(own, one, "busy"))
+    return results.median_interval(pd.concat(ratios))
+
+
+def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Per number of devices with 4 images each, in % of a step: a rank's own work, waiting for
+    others, all-reduce that is not hidden. All of one run's ranks and clock."""
+    own = runs.query("scaling == 'weak' and mode == 'ddp' and options == '' and cpu_share != ''")
+    own = own[own["num_devices"] > 1].copy()
+    for part in ("waiting", "transfer"):
+        own[f"{part}_percent"] = 100 * own[part] / own["step_time"]
+    own["work_percent"] = 100 - own["waiting_percent"] - own["transfer_percent"]
+    names = [f"{part}_percent" for part in ("work", "waiting", "transfer")]
+    measures = {name: mean(name) for name in names}
+    table = interval_table(own, "num_devices", **measures)
+    return table.sort_values("num_devices", ignore_index=True)
+
+
+def result_table(curve: pd.DataFrame, losses: pd.DataFrame) -> pd.DataFrame:
+    """By number of devices: the speed-up of a fixed batch, what its split allows, and the losses
+    with 4 images each."""
+    strong = curve[curve["kind"] == "strong"]
+    strong = strong[strong.groupby("series")["num_devices"].transform("nunique") > 2]
+    names = ["num_devices", "batch_size", *(f"speedup{end}" for end in results.ENDS)]
+    table = losses.merge(strong[names], on="num_devices", how="left")
+    batch = strong["batch_size"].max()
+    allowed = figures.largest_speedup(batch, table["num_devices"].to_numpy())
+    return table.assign(allowed=allowed)
+
+
 def factor_of_a_share(runs: pd.DataFrame) -> results.Interval:
     """How much longer a step takes on a share than on a full core, times the share: 1 if a share of
     a core does that share of its work."""
@@ -56,19 +97,16 @@ def factor_of_a_share(runs: pd.DataFrame) -> results.Interval:
 
 
 def period_table(runs: pd.DataFrame, period: int) -> pd.DataFrame:
-    """What the throttling period (ms) does on the most devices: the budget there, and the factor of
-    a share, for the period of the study and for others."""
+    """The factor of a share by throttling period (ms): that of the study, and others."""
     real, sliced = runs[runs["cpu_share"] == ""], runs[runs["cpu_share"] != ""]
     periods = sliced["options"].str.extract(PERIOD, expand=False)
     groups = {period: sliced[sliced["options"] == ""]}
     for other in sorted(set(periods.dropna()), key=int):
-        # It has no base in DDP, so that its runs would not be a weak series by themselves.
-        groups[int(other)] = sliced[periods == other].assign(scaling="weak", series=other)
+        groups[int(other)] = sliced[periods == other]
     table = []
     for length, own in groups.items():
-        row = results.loss_budget(own).iloc[-1].to_dict() | {"period_ms": length}
         factor = factor_of_a_share(pd.concat([own, real]))
-        table.append(row | results.named_interval("factor", factor))
+        table.append({"period_ms": length} | results.named_interval("factor", factor))
     return pd.DataFrame(table).assign(share=runs["cpu_share"].max())
 
 
@@ -118,122 +156,107 @@ def curve_table(table: pd.DataFrame) -> pd.DataFrame:
     return own.assign(kind=own["scaling"].where(own["mode"] == "ddp", "alone"))
 
 
-def draw_original(axes: plt.Axes) -> None:
-    """What the original study published, against its own 2 cores, of which it says that they do
-    what 2 do: its 1 core was all cores."""
-    past = pd.read_csv(ORIGINAL).query("device == 'cpu' and num_devices > 1")
-    rate = past["images_per_step"] / past["median_step_time_s"]
-    speedup = pd.DataFrame({"num_devices": past["num_devices"], "x": 2 * rate / rate.iloc[0]})
-    for end, column in (("x_low", "ci_high"), ("x_high", "ci_low")):
-        speedup[end] = 2 * past["images_per_step"] / past[column] / rate.iloc[0]
-    label = "the original's rows, 2 cores taken as 2"
-    figures.intervals(axes, speedup, "x", fmt="x--", color="#999999", label=label)
+def real_cores(folder: Path) -> pd.DataFrame:
+    """The main sweep's configurations with tuned malloc on several real cores, if it was drawn."""
+    is_published = folder == CPU / "studies" / "shares" / "runs"
+    path = CPU / ("cpu_plots" if is_published else "cpu_plots_own") / "summary.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=["num_devices", "batch_size", "speedup"])
+    table = pd.read_csv(path).query("mode == 'ddp' and scaling != 'weak' and memory == 'kept'")
+    return table.dropna(subset="speedup_low")
 
 
-def draw_curve(table: pd.DataFrame, title: str) -> plt.Figure:
-    """Speed-up of a fixed batch, and efficiency with as many images per device."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    ddp = table.query("mode == 'ddp' and options == '' and memory == 'kept'")
-    sliced, real = ddp[ddp["cpu_share"] != ""], ddp[ddp["cpu_share"] == ""]
-    strong, weak = (sliced[sliced["scaling"] == kind] for kind in ("strong", "weak"))
-    strong = strong[strong.groupby("series")["num_devices"].transform("nunique") > 2]
-    counts = np.array(sorted(set(sliced["num_devices"])))
-    left.plot(counts, counts, ":", color="#444444", label="ideal")
-    blue = {"color": figures.COLOURS[0], "marker": "o", "linestyle": "none"}
-    figures.intervals(left, strong, "speedup", label="emulated devices, a batch of 32", **blue)
-    draw_original(left)
-    left.set(xlabel="devices", ylabel="speed-up", xlim=(0, None), ylim=(0, None))
-    figures.intervals(right, weak, "efficiency", label="emulated devices", **blue)
-    alone = table[(table["mode"] == "no_communication") & table["series"].isin(weak["series"])]
-    alone = alone.assign(at=alone["num_devices"] - 0.12)
-    green = {"color": figures.COLOURS[2], "marker": "^", "linestyle": "none"}
-    label = "no communication, emulated devices"
-    figures.intervals(right, alone, "efficiency", "at", label=label, **green)
-    cores = real[real["scaling"] == "weak"]
-    cores = cores.assign(at=cores["num_devices"] + 0.12)
-    orange = {"color": figures.COLOURS[1], "marker": "s", "linestyle": "none"}
-    figures.intervals(right, cores, "efficiency", "at", label="real cores", **orange)
-    right.axhline(1, linestyle=":", color="#444444")
-    right.set(xlabel="devices, 4 images each", ylabel="efficiency per device", ylim=(0, None))
-    left.legend()
-    right.legend(loc="lower left")
-    figure.suptitle(f"{title}\nemulated devices: shares of a core", fontsize=10)
+def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, note: str) -> plt.Figure:
+    """Speed-up of a fixed batch over devices, with the best that its split allows."""
+    table = table.dropna(subset="speedup")
+    batch = int(table["batch_size"].max())
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    counts = np.arange(1, table["num_devices"].max() + 1)
+    allowed = figures.largest_speedup(batch, counts)
+    axes.step(counts, allowed, where="mid", color="#AAAAAA", linewidth=1)
+    axes.plot(counts, counts, ":", color="#AAAAAA", linewidth=1)
+    look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
+    figures.intervals(axes, table, "speedup", **look)
+    for _, row in table.iterrows():
+        place = (row["num_devices"], row["speedup"])
+        look = {"color": figures.TUNED, "textcoords": "offset points", "fontsize": 9}
+        axes.annotate(f"{row['speedup']:.2f}", place, (8, -10), **look)
+    cores = cores[cores["batch_size"] == batch]
+    if len(cores):
+        # Beside the emulated device of the same number, not over it.
+        cores = cores.assign(at=cores["num_devices"] - 0.18)
+        figures.intervals(axes, cores, "speedup", "at", fmt="o", color="black")
+        last = cores.iloc[-1]
+        words = f"{last['num_devices']} real cores: {last['speedup']:.2f}"
+        look = {"textcoords": "offset points", "fontsize": 9}
+        axes.annotate(words, (last["at"], last["speedup"]), (-6, -34), **look)
+    end = counts[-1]
+    words = f"dotted: linear\ngrey steps: the best that {batch} images can be split"
+    look = {"color": figures.GREY, "fontsize": 9, "ha": "right"}
+    axes.text(0.98, 0.05, words, transform=axes.transAxes, **look)
+    axes.set(xlabel="emulated devices (hollow)", ylabel="speed-up")
+    axes.set(xlim=(0.4, end + 0.7), ylim=(0, end + 0.4), xticks=counts)
+    last = table.iloc[-1]
+    message = f"{last['speedup']:.1f} times as fast on {last['num_devices']:.0f} emulated devices"
+    why = "an emulated device is a share of a core: it does not compete for memory bandwidth"
+    figures.headline(figure, f"{message}, at a fixed batch of {batch}", why, note)
     return figure
 
 
-def draw_budget(budget: pd.DataFrame, title: str) -> plt.Figure:
-    """What each device loses against one, by number of devices: a colour for each term."""
-    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-    for place, term in enumerate(results.TERMS[1:]):
-        own = budget.assign(at=budget["num_devices"] + 0.08 * (place - 2.5))
-        look = {"color": figures.COLOURS[place], "label": figures.NAMES.get(term, term)}
-        figures.intervals(axes, own, f"{term}_percent", "at", fmt="o", **look)
-    axes.axhline(0, color="#444444", linewidth=0.8)
-    axes.set(xlabel="devices, 4 images each", ylabel="share of the step (%), 95 % interval")
-    axes.set_title(f"{title}\nemulated devices: shares of a core")
-    figure.legend(loc="outside right center")
+def draw_components(curve: pd.DataFrame, note: str) -> plt.Figure:
+    """The parts of a step over emulated devices with 4 images each."""
+    rows = curve[curve["kind"] == "weak"].sort_values("num_devices")
+    figure = plt.figure(figsize=(6.4, 4.1), layout="constrained")
+    figures.parts_over_devices(figure, rows, "emulated devices, 4 images each")
+    message = figures.parts_message(rows.iloc[-1], "emulated device")
+    figures.headline(figure, message, "tuned malloc, means over ranks and runs", note)
     return figure
 
 
-def draw_stragglers(table: pd.DataFrame, title: str) -> plt.Figure:
-    """The step against the straggler's share; how long the others wait against what it lacks."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
-    late = table[table["part"] < 1].assign(percent=100 * table["part"])
-    parts = np.linspace(table["part"].min(), 1, 50)
-    left.plot(100 * parts, 1 / parts, ":", color="#444444", label="1 / its share")
-    look = {"fmt": "o", "color": figures.COLOURS[0], "label": "measured"}
-    figures.intervals(left, late, "step_ratio", "percent", **look)
-    left.set(xlabel="what one of 4 ranks gets of its share (%)", ylabel="step over that without it")
-    left.legend()
-    bars = [figures.error_bars(table, name) for name in ("waiting", "longer")]
-    look = {"fmt": "o", "color": figures.COLOURS[1], "capsize": 3}
-    right.errorbar(table["longer"], table["waiting"], *bars, **look)
-    right.axline((0, 0), slope=1, linestyle=":", color="#444444")
-    right.set(xlabel="what the straggler computes longer (s)", ylabel="what the others wait (s)")
-    figure.suptitle(f"{title}\nemulated devices: shares of a core", fontsize=10)
-    return figure
-
-
-def answers(ddp: pd.DataFrame, own: dict[str, pd.DataFrame]) -> str:
-    """The curve, its budget and its controls, as tables."""
-    counts = ddp.groupby("series")["num_devices"].transform("nunique")
-    columns = {"series": "series", "num_devices": "devices", "speedup": "speed-up"}
+def answers(own: dict[str, pd.DataFrame]) -> str:
+    """The curve, its losses and its controls, as tables."""
+    columns = {"num_devices": "devices", "speedup": "speed-up, batch of 32"}
+    columns |= {"allowed": "its split allows", "work_percent": "4 images each: own work (%)"}
+    columns |= {"waiting_percent": "waiting (%)", "transfer_percent": "all-reduce not hidden (%)"}
     text = tables.markdown(
-        ddp[(counts > 1) & (ddp["num_devices"] > 1)],
-        "Data parallelism on emulated devices, each a share of a core.",
-        columns | {"efficiency": "efficiency"},
+        own["results"],
+        "Data parallelism on emulated devices, each a share of a core, tuned malloc.",
+        columns,
     )
-    percent = {f"{term}_percent": figures.NAMES.get(term, term) for term in results.TERMS}
-    caption = "Where a step goes, in % of it, with 4 images on each device."
-    text += tables.markdown(own["budget"], caption, {"num_devices": "devices"} | percent, 1)
     text += tables.markdown(
-        own["controls"],
-        "Controls of the emulation: the step without communication over one device's, and the "
-        "speed-up over that on as many real cores.",
-        {"num_devices": "devices", "alone": "no communication", "against_real": "real cores"},
+        own["emulation"],
+        "Error of the emulation: the step without communication over one device's, all numbers of "
+        "devices together; and a step on a share of a core over what that part of it would take.",
+        {"alone": "no communication", "factor": "a share of a core"},
     )
     late = own["stragglers"]
     columns = {"part": "part of its share", "step_ratio": "step over that without"}
     columns |= {"longer": "it computes longer (s)", "waiting": "the others wait (s)"}
-    return text + tables.markdown(late[late["part"] < 1], "A straggler, one of 4 devices.", columns)
+    shown = late[late["part"] <= 0.8]
+    return text + tables.markdown(shown, "A straggler, one of 4 devices.", columns)
 
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     rows = results.read_results(folder)[0].query("model == 'densenet121'")
     runs = runs[runs["model"] == "densenet121"]
     table = results.configuration_table(runs)
-    sliced = runs[(runs["cpu_share"] != "") & (runs["options"] == "")]
     period = int(results.read_environment(folder).get("cpu_period_ms", 50))
-    own = {"controls": control_table(runs), "budget": results.loss_budget(sliced)}
-    tables.require(own["budget"], "data parallelism and its bounds in one round")
+    own = {"controls": control_table(runs)}
+    tables.require(own["controls"], "data parallelism and its bounds in one round")
     own["stragglers"] = straggler_table(rows)
     tables.require(own["stragglers"].iloc[1:], "stragglers")
     own["periods"] = period_table(runs, period)
     own["curve"] = curve_table(table)
-    title = figures.make_title(folder, runs)
+    own["losses"] = loss_table(runs)
+    tables.require(own["losses"], "data parallelism with as many images on each device")
+    own["results"] = result_table(own["curve"], own["losses"])
+    emulation = results.named_interval("alone", error_of_emulation(runs))
+    main = own["periods"].query(f"period_ms == {period}").iloc[0]
+    emulation |= {name: main[name] for name in ("factor", "factor_low", "factor_high")}
+    own["emulation"] = pd.DataFrame([emulation])
+    note = f"median and 95 % interval of ratios within rounds; {figures.make_title(folder, runs)}"
     drawn = {
-        "curve": draw_curve(table, title),
-        "budget": draw_budget(own["budget"], title),
-        "straggler": draw_stragglers(own["stragglers"], title),
+        "curve": draw_curve(own["results"], real_cores(folder), note),
+        "components": draw_components(own["curve"], figures.make_title(folder, runs)),
     }
-    return tables.Study(own, answers(own["curve"].query("kind != 'alone'"), own), drawn)
+    return tables.Study(own, answers(own), drawn)

@@ -8,7 +8,7 @@ export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" MEMORIES=kept
 share="${CPU_SHARE-0.16}" # of a core for each device
 
 list() {
-  local part model
+  local part
   export CPU_SHARE=$share
   SERIES=weak BATCH_SIZES=32 BOUNDS=all loops
   BATCH_SIZES=32 CORE_COUNTS="1 2 4 7 8" loops
@@ -21,15 +21,6 @@ list() {
   BATCH_SIZES=32 CORE_COUNTS=8 BOUNDS=all loops
   BATCH_SIZES=4 CORE_COUNTS=1 BOUNDS=all MODES=single_process loops
   unset SUFFIX ADD_VARIABLES ADD_OPTIONS
-  # The local batches of strong scaling, on one device.
-  BATCH_SIZES="5 8 16" CORE_COUNTS=1 BOUNDS=all MODES=single_process loops
-  for model in resnet18 mobilenet_v3_large alexnet; do # 16 images each, so that a slice is short
-    export SUFFIX=_$model ADD_OPTIONS="--model $model"
-    BATCH_SIZES=16 CORE_COUNTS=1 BOUNDS=all MODES=single_process loops
-    BATCH_SIZES=64 CORE_COUNTS=4 BOUNDS=all loops
-    BATCH_SIZES=128 CORE_COUNTS=8 BOUNDS=all loops
-  done
-  unset SUFFIX ADD_OPTIONS
   export CPU_SHARE=""
   BATCH_SIZES=4 CORE_COUNTS=1 BOUNDS=all loops
   BATCH_SIZES=8 CORE_COUNTS=2 BOUNDS=all MODES="ddp no_communication" loops
