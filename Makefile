@@ -47,15 +47,11 @@ advise: data
 	@PYTHON='$(RUN)' exec cpu/run_study.sh advise
 
 plots: .venv/ready
-	shopt -s nullglob; $(BIN)/python cpu/plot_cpu_results.py '$(CURDIR)'/cpu/cpu_run \
-	  '$(CURDIR)'/cpu/cpu_run_[0-9]* >/dev/null
-	set -e; shopt -s nullglob; for study in cpu/studies/*.py; do name=$$(basename "$$study" .py); \
-	  rows='$(CURDIR)'/cpu/studies/$$name/runs; \
-	  [[ -d $$rows ]] || continue; \
-	  $(BIN)/python cpu/plot_study.py "$$name" "$$rows" "$${rows}"_[0-9]* \
-	    --output "cpu/studies/$$name/plots" >/dev/null; done
+	$(BIN)/python cpu/plot_cpu_results.py --published >/dev/null
+	ls -d cpu/studies/*/runs | cut -d/ -f3 | xargs -P "$$(nproc)" -I NAME \
+	  $(BIN)/python cpu/plot_study.py NAME --published >/dev/null
 	if [[ -d gpu/gpu_experiments ]]; then \
-	  $(BIN)/python gpu/gpu_plots_ex_2.py '$(CURDIR)/gpu/gpu_experiments' >/dev/null; \
+	  $(BIN)/python gpu/gpu_plots_ex_2.py --published >/dev/null; \
 	else $(BIN)/python gpu/gpu_plots_ex_2.py --original-study >/dev/null; fi
 
 report: plots
@@ -69,7 +65,8 @@ report: plots
 	@! grep -E 'Overfull|undefined|multiply defined' report/report.log
 
 test: .venv/ready-tests
-	$(BIN)/python -m pytest -q tests --ignore=tests/root -m 'not alone' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q tests --ignore=tests/root -m 'not alone' -n 2 --dist loadfile \
+	  --no-loadscope-reorder
 	$(BIN)/python -m pytest -q tests --ignore=tests/root -m alone
 
 faults: .venv/ready-tests

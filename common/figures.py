@@ -78,6 +78,12 @@ def make_title(folder: Path, runs: pd.DataFrame) -> str:
     return f"{network:.60}, {precision:.40}; {machine!s:.80}; {data:.90}"
 
 
+def runs_of(table: pd.DataFrame) -> str:
+    """The number of runs of a point, where a table does not say what its interval is."""
+    is_enough = table["runs"].min() >= results.ENOUGH
+    return how_many(table.assign(interval="95 %" if is_enough else "range"))
+
+
 def how_many(table: pd.DataFrame) -> str:
     """The number of runs of a point, and what its interval is."""
     few, many = table["runs"].min(), table["runs"].max()
@@ -140,13 +146,19 @@ def largest_speedup(batch: int, counts: np.ndarray) -> np.ndarray:
 
 
 def draw_ideal(axes: plt.Axes, rows: pd.DataFrame, colour: str, alpha: float) -> None:
-    """The best rate that the split of the batch allows, from the fewest devices' rate on: a step
-    over each number of devices."""
+    """The best rate that the split of the batch allows, from the fewest devices' rate on: a dash at
+    each number of devices."""
     base, batch = rows.iloc[0], int(rows["batch_size"].iloc[0])
     counts = np.arange(base["num_devices"], rows["num_devices"].max() + 1)
     allowed = largest_speedup(batch, counts)
-    ideal = base["rate"] * allowed / allowed[0]
-    axes.step(counts, ideal, where="mid", color=colour, linewidth=0.9, alpha=alpha)
+    draw_dashes(axes, counts, base["rate"] * allowed / allowed[0], colour, alpha)
+
+
+def draw_dashes(
+    axes: plt.Axes, counts: np.ndarray, best: np.ndarray, colour: str, alpha: float
+) -> None:
+    """A dash at each number of devices: what would be the best there."""
+    axes.hlines(best, counts - 0.3, counts + 0.3, color=colour, alpha=alpha, linewidth=1.5)
 
 
 def label_series(axes: plt.Axes, last: dict[str, tuple[float, float, str]]) -> None:
@@ -162,8 +174,9 @@ def label_series(axes: plt.Axes, last: dict[str, tuple[float, float, str]]) -> N
 
 def rates_over_devices(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
     """Rates with their intervals over the number of devices, a colour for each of at most four
-    series; steps are what the split allows. Nothing is drawn between two numbers of devices."""
+    series; dashes are what the split allows. Nothing is drawn between two numbers of devices."""
     groups = list(table.groupby("series", sort=False))
+    most = table.groupby("series")["rate"].max()
     last = {}
     for place, (series, rows) in enumerate(groups):
         rows = rows.sort_values("num_devices")
@@ -177,17 +190,22 @@ def rates_over_devices(axes: plt.Axes, table: pd.DataFrame, device: str) -> None
         last[series] = (rows["num_devices"].iloc[-1] + 1.5 * apart, rows["rate"].iloc[-1], colour)
         # Over many devices, or of many series, values would lie on each other.
         if len(groups) <= 2 and rows["num_devices"].max() <= MOST_LABELS:
+            # Below the points of the slower series, above those of the faster one.
+            is_faster = len(groups) == 2 and most[series] > most.min()
+            beside = (-4, 5) if is_faster else (4, -11)
+            look = {"color": colour, "fontsize": 8.5, "textcoords": "offset points"}
+            look["ha"] = "right" if is_faster else "left"
             for _, row in rows.iloc[:-1].iterrows():
-                look = {"color": colour, "fontsize": 8.5, "textcoords": "offset points"}
-                axes.annotate(
-                    f"{row['rate']:.3g}", (row["num_devices"], row["rate"]), (4, -11), **look
-                )
+                axes.annotate(f"{row['rate']:.3g}", (row["at"], row["rate"]), beside, **look)
     axes.set(xlabel=device, ylabel="images per second", ylim=(0, None))
     label_series(axes, last)
     counts = sorted(set(table["num_devices"]))
     axes.set_xticks(counts if len(counts) <= 10 else counts[:: len(counts) // 8])
-    # Room for the names at the right.
-    axes.set_xlim(min(counts) - 0.5, max(counts) + 0.5 + 0.45 * (max(counts) - min(counts) + 1))
+    # Room for the names at the right, in the part of the width that their letters take.
+    letters = 6 + max(len(tables.in_words(name)) for name in last)
+    part = min(0.5, 0.075 * letters / axes.figure.get_figwidth())
+    across = max(counts) - min(counts) + 1
+    axes.set_xlim(min(counts) - 0.5, max(counts) + 0.5 + across * part / (1 - part))
 
 
 def rates_as_bars(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
@@ -258,7 +276,7 @@ def label_parts(axes: plt.Axes, rows: pd.DataFrame, names: list[str], scale: np.
     """Each part's name beside the last bar, in its colour; spread, where parts are thin."""
     heights = [float(rows[name].fillna(0).iloc[-1] * scale[-1]) for name in names]
     tallest = max(float((rows[names].fillna(0).sum(axis=1) * scale).max()), 1e-12)
-    top, lowest = 0.0, -tallest
+    top, lowest = 0.0, -0.07 * tallest  # the first one clear of the axis
     for name, height in zip(names, heights, strict=True):
         middle, top = top + height / 2, top + height
         if height < 0.004 * tallest or (len(names) == len(PARTS) and name not in LARGE_PARTS):
@@ -394,6 +412,7 @@ def read_arguments(doc: str, published: Path, arguments: list[str]) -> argparse.
         default=default,
         help="folders of a sweep, a session each (default: your results, else the published ones)",
     )
+    add("--published", action="store_true", help="the published results, though there are yours")
     add("--output", type=Path, help="folder for the figures (default: beside the results)")
     add(
         "--method",
@@ -403,7 +422,8 @@ def read_arguments(doc: str, published: Path, arguments: list[str]) -> argparse.
     )
     add("--against", type=Path, help="results to compare with, like the published ones")
     args = parser.parse_args(arguments)
-    args.folders = [path.absolute() for path in args.results]
+    chosen = results.sessions_of(published) if args.published else args.results
+    args.folders = [path.absolute() for path in chosen]
     args.output = args.output or plots_folder(args.folders[0])
     args.kind = "published" if args.folders[0] == published else "your"
     return args

@@ -10,7 +10,7 @@ common/results.py. --method original adds the reading of the original study: bat
 all rows of (loading + compute).
 
 Writes throughput_line and time_components_bar (.png, .pdf); summary.csv, occasions.csv, budget.csv,
-bounds.csv, waiting.csv and answers.md, beside the results. Exit status: 0, 1 if some
+bounds.csv, waiting.csv, malloc.csv and answers.md, beside the results. Exit status: 0, 1 if some
 files were left out, 2 if nothing was left.
 """
 
@@ -157,19 +157,29 @@ def where_time_goes(table: pd.DataFrame) -> str:
     return f"A step on {cores} ({tables.in_words(row['series'])}) is {', '.join(parts)}."
 
 
-def what_malloc_brings(runs: pd.DataFrame) -> str:
-    """A sentence on tuned malloc, where it was measured beside the default."""
+def malloc_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """What tuned malloc brings over default malloc, where both were measured."""
     ddp = runs[(runs["mode"] == "ddp") & (runs["scaling"] != "weak") & (runs["cpu_share"] == "")]
-    words = []
+    table = []
     for (batch, cores), own in ddp.groupby(["batch_size", "num_devices"]):
         default, tuned = (own[own["memory"] == memory] for memory in ("glibc", "kept"))
         if len(default) and len(tuned):
+            row = {"batch_size": batch, "num_devices": cores}
             gain = results.paired_interval(tuned, default)
-            row = results.named_interval("gain", gain)
-            words.append(f"{tables.interval_text(row, 'gain')} at batch {batch} on {cores}")
+            table.append(row | results.named_interval("gain", gain))
+    return pd.DataFrame(table)
+
+
+def what_malloc_brings(table: pd.DataFrame) -> str:
+    """A sentence on tuned malloc."""
+    words = []
+    for _, row in table.head(3).iterrows():
+        cores = figures.count_text(int(row["num_devices"]), "core")
+        gain = tables.interval_text(row, "gain")
+        words.append(f"{gain} at batch {row['batch_size']:.0f} on {cores}")
     if not words:
         return ""
-    return f"Tuned malloc (README: two GLIBC_TUNABLES) over default: {'; '.join(words[:3])}."
+    return f"Tuned malloc (README: GLIBC_TUNABLES) over default: {'; '.join(words)}."
 
 
 # ---- figures
@@ -211,7 +221,7 @@ def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure
         figures.rates_as_bars(axes, ddp, "core")
     else:
         figures.rates_over_devices(axes, ddp, "CPU cores")
-        notes.insert(0, "steps: what the split of the batch over the cores allows")
+        notes.insert(0, "dashes: the best that the split of the batch over the cores allows")
     if session.is_original:
         for _, rows in ddp.groupby("series", sort=False):
             look = {"label": "read by the original's method"}
@@ -235,6 +245,8 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     figures.parts_over_devices(figure, main, "CPU cores")
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
     message = figures.parts_message(main.iloc[-1], "core")
+    if set(main["memory"]) == {"kept"}:
+        message += " (tuned malloc)"
     figures.headline(figure, message, ", ".join(words), session.title)
     return figure
 
@@ -253,7 +265,8 @@ def draw_all(session: figures.Session) -> tables.Study:
     own = {"budget": results.loss_budget(runs), "occasions": session_table(runs)}
     own |= {"waiting": waiting_table(session.rows, runs), "bounds": results.bound_table(runs)}
     printed = tables.scaling_text(session.table, "cores", session.is_original)
-    sentences = [where_time_goes(fair), what_malloc_brings(runs)]
+    own["malloc"] = malloc_table(runs)
+    sentences = [where_time_goes(fair), what_malloc_brings(own["malloc"])]
     printed = "\n".join([printed, *filter(None, sentences)])
     return tables.Study(own, answers(fair, own), drawn, printed)
 

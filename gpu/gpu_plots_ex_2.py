@@ -107,24 +107,26 @@ def optimal_gpus(table: pd.DataFrame, *notes: str) -> plt.Figure:
     groups = [rows for _, rows in table.groupby("series", sort=False)]
     groups.sort(key=lambda rows: rows["batch_size"].iloc[0])
     figure, axes = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
-    names, best = [], {}
+    names, decided = [], []
     for place, rows in enumerate(groups):
         names.append(rows["series"].iloc[0].replace(", ", "\n"))
         tied = best_gpus(rows)
         height, text = tied[0], figures.count_text(tied[0], "GPU")
         if rows["num_devices"].nunique() < 2:
             height, text = 0, "one GPU count\nmeasured"
-        elif len(tied) > 1:
+        elif len(tied) == 1:
+            decided.append(rows["batch_size"].iloc[0])
+        else:
             text += f"\n(tie with {' and '.join(map(str, tied[1:]))})"
-        best[rows["batch_size"].iloc[0]] = tied[0]
         axes.bar(place, height, 0.6, color=figures.TUNED)
         axes.annotate(text, (place, height + 0.05), ha="center", fontsize=9)
     most = max(3, table["num_devices"].max())
     axes.set(ylabel="GPUs", ylim=(0, most + 0.8), xlim=(-0.6, len(names) - 0.4))
     axes.set_yticks(range(most + 1))
     axes.set_xticks(range(len(names)), names)
-    words = [f"{count} at batch {batch}" for batch, count in best.items()]
-    message = f"Best number of GPUs: {', '.join(words)}"
+    message = "No number of GPUs is clearly the best, at any batch"
+    if decided:
+        message = f"One number of GPUs is clearly the best at batch {figures.listed(decided)} only"
     notes = ("a tie within the intervals goes to fewer GPUs", *notes)
     figures.headline(figure, message, *notes)
     return figure
@@ -138,7 +140,7 @@ def gpu_throughput_line(table: pd.DataFrame, *notes: str) -> plt.Figure:
         figures.rates_as_bars(axes, table, "GPU")
     else:
         figures.rates_over_devices(axes, table, "GPUs")
-        notes = ("steps: what the split of the batch over the GPUs allows", *notes)
+        notes = ("dashes: the best that the split of the batch over the GPUs allows", *notes)
     figures.headline(figure, speedup_message(table), *notes)
     return figure
 

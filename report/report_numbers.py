@@ -24,6 +24,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "cpu/summary": ["series", "num_devices", "mode"],
     "cpu/budget": ["series", "num_devices"],
     "cpu/bounds": ["series", "num_devices", "bound"],
+    "cpu/malloc": ["batch_size", "num_devices"],
     "cpu/occasions": ["series", "occasion"],
     "limit/contention": ["what"],
     "limit/roofline": ["memory", "type"],
@@ -36,6 +37,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "memory/faults": ["batch_size"],
     "memory/price": [],
     "memory/verdict": ["what", "memory"],
+    "networks/networks": ["model"],
     "network/all_reduce": ["network", "ranks", "bytes"],
     "network/network": ["network", "setting", "num_devices"],
     "original_protocol/protocol": [],
@@ -93,12 +95,12 @@ CLAIMS = [
         "model == 'densenet121' and allocator == 'tcmalloc'",
     ),
     Claim(
-        "mimalloc over default malloc, 1 core",
+        "jemalloc over default malloc, 1 core",
         "cpu/run_study.sh malloc",
         "studies/malloc/runs",
         "malloc/allocators",
         "gain",
-        "model == 'densenet121' and allocator == 'mimalloc'",
+        "model == 'densenet121' and allocator == 'jemalloc'",
     ),
     Claim(
         "price of a page fault (us)",
@@ -172,6 +174,8 @@ def other_numbers() -> dict[str, object]:
     sessions["malloc"] = studies / "malloc" / "runs"
     for name, folder in sessions.items():
         for key, value in results.read_environment(folder).items():
+            if isinstance(value, dict):  # versions of libraries
+                value = ", ".join(f"{name} {str(own).split('-')[0]}" for name, own in value.items())
             numbers[f"{name}/machine/{slug(key)}"] = str(value)
     log = pd.read_csv(CPU / "studies" / "single_process" / "runs" / "runs.csv")
     numbers["single-process/failed"] = int((log["result"] == "failed").sum())
@@ -213,7 +217,7 @@ def rows_of(table: str, plain: list[str], measured: list[str]) -> list[list[obje
 
 
 def minutes_of(published: str) -> float:
-    """Minutes that the runs of a published sweep's first session took; of the main sweep, those that
+    """Minutes that the runs of a published sweep's first session took; of the main one, those that
     it has by default."""
     runs = pd.read_csv(CPU / published / "runs.csv")
     if published == "cpu_run":
@@ -251,11 +255,12 @@ def malloc_rows() -> list[list[object]]:
     rows = []
     for allocator, own in table.groupby("allocator", sort=False):
         gains = own.set_index("model").reindex(table["model"].unique())
-        if gains["gain"].isna().any():
-            continue  # the base itself, or measured on one network only
-        cells = [interval_text(row, "gain") for _, row in gains.iterrows()]
+        is_base = allocator == "glibc"
+        if gains["gain"].isna().any() and not is_base:
+            continue  # measured on one network only
+        cells = ["base" if is_base else interval_text(row, "gain") for _, row in gains.iterrows()]
         peak = f"{gains.loc[first, 'peak_gib']:.1f}"
-        rows.append([allocator, *cells, peak])
+        rows.append(["default malloc" if is_base else allocator, *cells, peak])
     return rows
 
 

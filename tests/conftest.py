@@ -24,6 +24,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 sys.path += [str(REPOSITORY / name) for name in ("common", "gpu")]  # as the scripts find them
 INJECTED = REPOSITORY / "tests" / "injected.py"
+# Files that take minutes: two workers share the tests by files, and these must not come last.
+LONG = ["test_faults", "test_training", "test_sweep", "test_gpu", "test_advise", "test_runner"]
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)  # stable
 
 
 def load(path: str):

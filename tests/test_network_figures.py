@@ -48,7 +48,7 @@ def test_cost_of_communication():
     assert len(table) == 6
     # Of the 30 % on the slower link, small buckets and bf16 win back two thirds.
     assert script.cost_message(table[table["num_devices"] == 8]) == (
-        "Slow links: two options win back 67 % of what communication costs"
+        "At 1 Gbit/s two options win back 67 % of what communication costs"
     )
     figure = script.draw_cost(table, "made by hand")
     words = [text.get_text() for text in figure.axes[0].texts]

@@ -251,7 +251,9 @@ def listed(script: str, **settings: str) -> list[str]:
 
 
 def test_the_loops_list_series_bounds_and_memories():
-    lines = listed("cpu/run_experiments.sh", CORE_COUNTS="4 1 2 8", MEMORIES="kept")
+    settings = {"CORE_COUNTS": "4 1 2 8", "MEMORIES": "kept"}
+    settings |= {"SERIES": "strong weak", "BOUNDS": "ends"}
+    lines = listed("cpu/run_experiments.sh", **settings)
     folders = [line.split()[0] for line in lines]
     assert set(folders) == {
         "bs32_cores1_kept",
@@ -273,10 +275,8 @@ def test_the_loops_list_series_bounds_and_memories():
             "1 4 MEMORY=kept --batch-size 32 --threads 4 --mode single_process --micro-batches 4"
         ).split()
     )
-    assert (
-        len(listed("cpu/run_experiments.sh", BOUNDS="none", SERIES="strong", CORE_COUNTS="1 2"))
-        == 4
-    )
+    # By default a fixed batch with default and tuned malloc.
+    assert len(listed("cpu/run_experiments.sh", CORE_COUNTS="1 2")) == 4
 
 
 def test_the_loops_over_gpus():

@@ -141,8 +141,8 @@ def draw_losses(losses: pd.DataFrame, note: str) -> figures.plt.Figure:
     figure, panels = figures.plt.subplots(
         len(rows), 1, sharex=True, squeeze=False, figsize=size, layout="constrained"
     )
-    for axes, (_, row) in zip(panels[:, 0], rows.iterrows(), strict=True):
-        ratios = np.array([[row[name + end] for end in results.ENDS] for name in RATIOS])
+    for axes, (index, row) in zip(panels[:, 0], rows.iterrows(), strict=True):
+        ratios = np.concatenate([figures.triples(rows.loc[[index]], name) for name in RATIOS])
         figures.term_dots(axes, list(WORDS.values()), 100 * (ratios - 1))
         axes.set_title(configuration_name(row), loc="left", fontsize=10)
         axes.margins(x=0.12)

@@ -247,13 +247,17 @@ def gain_chart(allocators: pd.DataFrame, folder: Path, runs: pd.DataFrame) -> pl
         layout="constrained",
     )
     for axes, (model, own) in zip(panels[0], networks, strict=True):
-        figures.gain_bars(axes, figures.triples(own.set_index("allocator").reindex(order), "gain"))
+        gains_here = figures.triples(own.set_index("allocator").reindex(order), "gain")
+        figures.gain_bars(axes, gains_here)
+        for place in np.flatnonzero(np.isnan(gains_here[:, 0])):
+            axes.text(1.05, place, "not measured", color=figures.GREY, fontsize=8, va="center")
         axes.set_title(model, loc="left", fontsize=10)
         axes.margins(x=0.45)  # the values of the shortest bars would lie on the axis
     panels[0][0].set_yticks(range(len(order)), order)
+    figure.supxlabel("times the rate of default malloc", fontsize=10)
     counts = runs.groupby("model")[results.ROUND].apply(lambda own: len(own.drop_duplicates()))
     rounds = ", ".join(f"{model} {count}" for model, count in counts.items())
     batch = f"one core, batch {runs['batch_size'].max()}"
-    note = f"{batch}; times default malloc in the same round; rounds: {rounds}; grey: undecided"
+    note = f"{batch}; rounds: {rounds}; blue: faster, orange: slower, grey: undecided, or one round"
     figures.headline(figure, message(gains), note, figures.make_title(folder, runs))
     return figure

@@ -167,12 +167,14 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
     few = []  # mallocs whose points lie where there are no faults
     for number, (memory, own) in enumerate(one.groupby("memory")):
         colour = COLOURS.get(memory, figures.COLOURS[1 + number % 5])
-        axes.plot(own["faults"], own["ms"], ".", color=colour)
         name = NAMES.get(memory, allocator_name(memory))
-        top = own.loc[own["ms"].idxmax()]
         if own["faults"].max() < 0.05 * most and "THP" not in memory:
             few.append(name)
+            colour = figures.TUNED
+        axes.plot(own["faults"], own["ms"], ".", color=colour)
+        if name in few:
             continue
+        top = own.loc[own["ms"].idxmax()]
         is_right = top["faults"] < most / 2
         look = {"color": colour, "fontweight": "bold", "textcoords": "offset points"}
         look |= {"fontsize": 9, "ha": "left" if is_right else "right", "va": "center"}
@@ -192,7 +194,12 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
     axes.set_ylim(0.8 * low, None)
     batches = sorted(one["batch_size"].unique())
     detail = f"one core, batches of {batches[0]} to {batches[-1]}; each point a run"
-    figures.headline(figure, f"A step's time grows by {each}", detail, note)
+    figures.headline(
+        figure,
+        f"An image takes {price['price_us']:.2f} µs longer for each page fault",
+        detail,
+        note,
+    )
     return figure
 
 

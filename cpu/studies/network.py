@@ -111,7 +111,8 @@ def cost_message(own: pd.DataFrame) -> str:
         return f"What communication costs between {own['num_devices'].iloc[0]} hosts"
     won = 100 * (slow[PLAIN] - slow.min()) / (slow[PLAIN] - 1)
     words = {1: "one option wins", 2: "two options win"}[slow.idxmin().count("+") + 1]
-    return f"Slow links: {words} back {won:.0f} % of what communication costs"
+    link = link_name(own.loc[own["bits"].idxmin(), "network"])
+    return f"At {link} {words} back {won:.0f} % of what communication costs"
 
 
 def link_name(network: str) -> str:
@@ -151,7 +152,7 @@ def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
     hosts = (
         f"{own['num_devices'].iloc[0]} emulated hosts, 4 images each; links slowed as the hosts are"
     )
-    figures.headline(figure, cost_message(own), f"{hosts}; median and 95 % interval", note)
+    figures.headline(figure, cost_message(own), f"{hosts}; {figures.runs_of(own)}", note)
     return figure
 
 

@@ -173,7 +173,7 @@ def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, note: str) -> plt.Figur
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     counts = np.arange(1, table["num_devices"].max() + 1)
     allowed = figures.largest_speedup(batch, counts)
-    axes.step(counts, allowed, where="mid", color="#AAAAAA", linewidth=1)
+    figures.draw_dashes(axes, counts, allowed, "#AAAAAA", 1)
     axes.plot(counts, counts, ":", color="#AAAAAA", linewidth=1)
     look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
     figures.intervals(axes, table, "speedup", **look)
@@ -189,16 +189,17 @@ def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, note: str) -> plt.Figur
         last = cores.iloc[-1]
         words = f"{last['num_devices']} real cores: {last['speedup']:.2f}"
         look = {"textcoords": "offset points", "fontsize": 9}
-        axes.annotate(words, (last["at"], last["speedup"]), (-6, -34), **look)
+        look["arrowprops"] = {"arrowstyle": "-", "color": figures.GREY, "shrinkB": 4}
+        axes.annotate(words, (last["at"], last["speedup"]), (-10, -34), **look)
     end = counts[-1]
-    words = f"dotted: linear\ngrey steps: the best that {batch} images can be split"
+    words = f"dotted: linear\ndashes: the best that a split of {batch} images allows"
     look = {"color": figures.GREY, "fontsize": 9, "ha": "right"}
     axes.text(0.98, 0.05, words, transform=axes.transAxes, **look)
-    axes.set(xlabel="emulated devices (hollow)", ylabel="speed-up")
+    axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
     axes.set(xlim=(0.4, end + 0.7), ylim=(0, end + 0.4), xticks=counts)
     last = table.iloc[-1]
     message = f"{last['speedup']:.1f} times as fast on {last['num_devices']:.0f} emulated devices"
-    why = "an emulated device is a share of a core: it does not compete for memory bandwidth"
+    why = "an emulated device is a share of a core: read it as an upper bound for real cores"
     figures.headline(figure, f"{message}, at a fixed batch of {batch}", why, note)
     return figure
 
