@@ -42,6 +42,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "network/network": ["network", "setting", "num_devices"],
     "original_protocol/protocol": [],
     "original_protocol/summary": ["loader", "num_devices"],
+    "repeat/speedups": ["memory"],
     "shares/controls": ["num_devices"],
     "shares/curve": ["kind", "num_devices"],
     "shares/emulation": [],
@@ -171,7 +172,7 @@ def other_numbers() -> dict[str, object]:
     numbers = {"fingerprint": fingerprint(), "shares/split/7": 32 / -(-32 // 7)}
     studies = CPU / "studies"
     sessions = {"cpu": CPU / "cpu_run", "shares": studies / "shares" / "runs"}
-    sessions["malloc"] = studies / "malloc" / "runs"
+    sessions |= {name: studies / name / "runs" for name in ("malloc", "repeat")}
     for name, folder in sessions.items():
         for key, value in results.read_environment(folder).items():
             if isinstance(value, dict):  # versions of libraries
@@ -190,6 +191,9 @@ def other_numbers() -> dict[str, object]:
     series = results.main_series(sessions.assign(mode="ddp"))["series"].iloc[0]
     rates = sessions[sessions["series"] == series]["rate"]
     numbers |= {"cpu/sessions": len(rates), "cpu/spread": rates.max() / rates.min()}
+    again = read_table("repeat/speedups").query("memory == 'kept'")["rate_one"].iloc[0]
+    first = read_table("cpu/summary").query("series == 'batch 32, memory kept'")["rate"].iloc[0]
+    numbers["repeat/slower"] = again / first
     over = {ranks: 100 * (32 / (32 // ranks * ranks) - 1) for ranks in range(1, 9)}
     uneven = [str(ranks) for ranks, share in over.items() if share]
     return numbers | {"remainder/most": max(over.values()), "remainder/ranks": ", ".join(uneven)}

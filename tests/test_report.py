@@ -19,6 +19,7 @@ TYPED = re.compile(r"\d*\.\d+(?:\\,\\%)?|\d+(?:~|\\,|\s)*(?:s\b|ms\b|\\%|img/s|G
 def text(committed) -> str:
     source = (committed / "report" / "report.tex").read_text()
     body = source.split(r"\begin{document}")[1]
+    body = re.sub(r"(?s)\\begin\{verbatim\}.*?\\end\{verbatim\}", "", body)
     marks = r"(?m)^%.*$|\\includegraphics\[.*?\]|\\(?:val|num)\{[^}]*\}"
     return re.sub(marks, "X", body)
 
