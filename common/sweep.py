@@ -200,7 +200,8 @@ def print_list(listing: list[str], devices: int, settings: dict[str, str]) -> li
     command = [*listing, "--list"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        raise SweepError((done.stderr.strip() or f"{listing[0]} --list failed").splitlines()[-1])
+        said = (done.stderr.strip() or f"{listing[0]} --list failed").splitlines()[-1]
+        raise SweepError(said.removeprefix("error: "))
     return [line for line in done.stdout.splitlines() if line.strip()]
 
 
@@ -540,7 +541,10 @@ def print_impossible(impossible: list[Impossible]) -> None:
     """A line for each reason, with the numbers of devices that it leaves out."""
     for reason in sorted({one.reason for one in impossible}):
         devices = sorted({one.devices for one in impossible if one.reason == reason})
-        print(f"cannot run on {', '.join(map(str, devices))}: {reason}")
+        numbers = ", ".join(map(str, devices))
+        if len(devices) > 2 and devices[-1] - devices[0] == len(devices) - 1:
+            numbers = f"{devices[0]} to {devices[-1]}"
+        print(f"cannot run on {numbers}: {reason}")
 
 
 def check_identity(folder: ResultsFolder, settings: dict[str, str]) -> list[str]:
