@@ -140,10 +140,10 @@ def advise(data, tmp_path, *arguments, **settings):
 
 def test_advice_keeps_to_its_minutes(data, tmp_path):
     begun = time.monotonic()
-    done = advise(data, tmp_path, MINUTES="0.6")
+    done = advise(data, tmp_path, MINUTES="1")
     out, err = done.communicate(timeout=150)
     assert done.returncode == 0, out + err
-    assert time.monotonic() - begun < 36 + 15
+    assert time.monotonic() - begun < 60 + 15
     assert "To paste; together" in out or "Nothing is faster" in out
     assert re.search(r"OMP_NUM_THREADS=\d+ (python|torchrun .*) train.py", out)
 
