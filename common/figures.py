@@ -78,20 +78,15 @@ def make_title(folder: Path, runs: pd.DataFrame) -> str:
     return f"{network:.60}, {precision:.40}; {machine!s:.80}; {data:.90}"
 
 
-def runs_of(table: pd.DataFrame) -> str:
-    """The number of runs of a point, where a table does not say what its interval is."""
-    is_enough = table["runs"].min() >= results.ENOUGH
-    return how_many(table.assign(interval="95 %" if is_enough else "range"))
-
-
 def how_many(table: pd.DataFrame) -> str:
     """The number of runs of a point, and what its interval is."""
     few, many = table["runs"].min(), table["runs"].max()
-    counts = f"{few}" if few == many else f"{few} to {many}"
     if many == 1:
         return "1 run each"
-    kinds = listed(table["interval"]).replace("95 %", "95 % interval").replace(", ", " or ")
-    return f"median and {kinds} of {counts} runs"
+    counts = f"{few}" if few == many else f"{few} to {many}"
+    kinds = ["95 % interval"] if many >= results.ENOUGH else []
+    kinds += ["range"] if few < results.ENOUGH else []
+    return f"median and {' or '.join(kinds)} of {counts} runs"
 
 
 def count_ranges(counts: pd.Series) -> str:

@@ -221,6 +221,17 @@ def read_runs(*folders: Path) -> pd.DataFrame:
     return run_table(read_results(*folders)[0])
 
 
+def read_original(path: Path, device: str) -> pd.DataFrame:
+    """The original study's configurations of a device ("cpu" or "gpu"): rates in img/s with their
+    intervals, from the median steps in data/original_study.csv."""
+    rows = pd.read_csv(path)
+    rows = rows[rows["device"] == device].reset_index(drop=True)
+    times = {"rate": "median_step_time_s", "rate_low": "ci_high", "rate_high": "ci_low"}
+    for rate, seconds in times.items():
+        rows[rate] = rows["images_per_step"] / rows[seconds]
+    return rows
+
+
 def read_environment(folder: Path) -> dict[str, Any]:
     """The machine and software of a sweep; empty for results that do not record them."""
     try:

@@ -8,7 +8,7 @@ import pandas as pd
 import results
 from matplotlib.figure import Figure
 
-MALLOCS = {"glibc": "default", "kept": "tuned"}
+MALLOCS = {"glibc": "default malloc", "kept": "tuned malloc"}  # as a reader knows them
 MOST_PRINTED = 8  # configurations at a sweep's end
 Measure = Callable[[pd.DataFrame], results.Interval]  # from the runs of one row of a table
 
@@ -97,7 +97,9 @@ def speedup_text(row: Any, name: str = "speedup") -> str:
 
 def in_words(text: str) -> str:
     """Text of a table with malloc as its reader knows it; rows and columns have older names."""
-    return text.replace("memory glibc", "default malloc").replace("memory kept", "tuned malloc")
+    for memory, name in MALLOCS.items():
+        text = text.replace(f"memory {memory}", name)
+    return text
 
 
 def cell_text(row: Any, name: str, digits: int | None = 2) -> str:

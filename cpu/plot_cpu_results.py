@@ -10,14 +10,13 @@ common/results.py. --method original adds the reading of the original study: bat
 all rows of (loading + compute).
 
 Writes throughput_line and time_components_bar (.png, .pdf); summary.csv, occasions.csv, budget.csv,
-bounds.csv, waiting.csv, malloc.csv and answers.md, beside the results. Exit status: 0, 1 if some
+bounds.csv, malloc.csv and answers.md, beside the results. Exit status: 0, 1 if some
 files were left out, 2 if nothing was left.
 """
 
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).resolve().parent
@@ -48,53 +47,6 @@ def session_table(runs: pd.DataFrame) -> pd.DataFrame:
     for name in ("rate", "speedup", "efficiency"):
         names += [name + end for end in results.ENDS]
     return table[names]
-
-
-def split_variance(apart: np.ndarray) -> np.ndarray:
-    """Percentages of the variance between ranks [runs, ranks, steps] that stay with a core, with a
-    process, and with neither. Leading dimensions are repeats."""
-    runs, steps = apart.shape[-3], apart.shape[-1]
-    moment = apart.var(axis=-1, ddof=1).mean(axis=(-2, -1))
-    process = apart.mean(axis=-1).var(axis=-2, ddof=1).mean(axis=-1) - moment / steps
-    noise = (process + moment / steps) / runs
-    core = (apart.mean(axis=(-3, -1)) ** 2).mean(axis=-1) - noise
-    parts = np.clip([core, process, moment], 0, None)
-    return 100 * parts / parts.sum(axis=0)
-
-
-def waiting_sources(rows: pd.DataFrame) -> dict[str, float]:
-    """Whether ranks wait for a slow core, a slow process or slow moments: the variance between the
-    ranks' times until their gradients are ready, split into what stays with the rank (pinned to
-    its core) over all runs, what stays within a run, and what changes from step to step; in % with
-    95 % bootstrap intervals over runs."""
-    ready = rows["step_time"] - rows["communication_time"] - rows["optimizer_time"]
-    times = rows.assign(ready=ready).pivot_table(
-        index=results.ROUND, columns=["rank", "step"], values="ready"
-    )
-    times = times.dropna()
-    apart = times.to_numpy().reshape(len(times), rows["rank"].nunique(), -1)
-    apart = apart - apart.mean(axis=1, keepdims=True)
-    # Whole runs are drawn again, all parts from the same ones: their percentages sum to 100.
-    drawn = np.random.default_rng(0).integers(len(apart), size=(2000, len(apart)))
-    low, high = np.quantile(split_variance(apart[drawn]), [0.025, 0.975], axis=1)
-    shares = split_variance(apart)
-    sources: dict[str, float] = {"runs": len(apart)}
-    for place, name in enumerate(("core", "process", "moment")):
-        sources |= results.named_interval(name, (shares[place], low[place], high[place]))
-    return sources
-
-
-def waiting_table(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """waiting_sources of each configuration of several ranks, 2 steps and 6 runs or more."""
-    key = [name for name in results.KEY if name != "scaling"]
-    named = runs[(runs["mode"] == "ddp") & (runs["num_devices"] > 1)].drop_duplicates(key)
-    rows = rows[rows["warmup"] == 0].merge(named[[*key, "series"]], on=key)
-    table = []
-    for (series, devices), own in rows.groupby(["series", "num_devices"]):
-        steps = own.groupby(results.ROUND)["step"].nunique()
-        if len(steps) >= results.ENOUGH and steps.min() >= 2:
-            table.append({"series": series, "num_devices": devices, **waiting_sources(own)})
-    return pd.DataFrame(table)
 
 
 def linear_verdict(row: pd.Series) -> str:
@@ -191,13 +143,11 @@ def speedup_message(table: pd.DataFrame) -> str:
     last = table[table["num_devices"] == most].dropna(subset="speedup_low")
     words = []
     for _, row in last.drop_duplicates("memory").head(2).iterrows():
-        malloc = {"glibc": " with default malloc", "kept": " with tuned malloc"}
-        words.append(f"{row['speedup']:.2f}{malloc.get(row['memory'], '')}")
+        malloc = tables.MALLOCS.get(row["memory"])
+        first = "" if words else " times as fast as one"
+        words.append(f"{row['speedup']:.2f}{first}" + (f" with {malloc}" if malloc else ""))
     if not words:
         return f"{table['rate'].max():.3g} images per second"
-    words[0] = words[0].replace(" ", " times as fast as one ", 1)
-    if " " not in words[0]:
-        words[0] += " times as fast as one"
     return f"{most} cores: {', '.join(words)}"
 
 
@@ -263,9 +213,8 @@ def draw_all(session: figures.Session) -> tables.Study:
     if fair.empty:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)
     own = {"budget": results.loss_budget(runs), "occasions": session_table(runs)}
-    own |= {"waiting": waiting_table(session.rows, runs), "bounds": results.bound_table(runs)}
+    own |= {"bounds": results.bound_table(runs), "malloc": malloc_table(runs)}
     printed = tables.scaling_text(session.table, "cores", session.is_original)
-    own["malloc"] = malloc_table(runs)
     sentences = [where_time_goes(fair), what_malloc_brings(own["malloc"])]
     printed = "\n".join([printed, *filter(None, sentences)])
     return tables.Study(own, answers(fair, own), drawn, printed)

@@ -147,23 +147,16 @@ def gpu_throughput_line(table: pd.DataFrame, *notes: str) -> plt.Figure:
 
 def original_table() -> pd.DataFrame:
     """What the original study published of its GPUs: rates (img/s) with their intervals."""
-    rows = pd.read_csv(HERE.parent / "data" / "original_study.csv").query("device == 'gpu'")
-    table = rows.rename(columns={"total_batch": "batch_size"}).reset_index(drop=True)
-    for name, time in (
-        ("rate", "median_step_time_s"),
-        ("rate_low", "ci_high"),
-        ("rate_high", "ci_low"),
-    ):
-        table[name] = table["images_per_step"] / table[time]
-    return table.assign(series="batch " + table["batch_size"].astype(str), interval="95 %")
+    table = results.read_original(HERE.parent / "data" / "original_study.csv", "gpu")
+    table = table.rename(columns={"total_batch": "batch_size"})
+    return table.assign(series="batch " + table["batch_size"].astype(str))
 
 
 def draw_original(folder: Path) -> None:
     """The two charts that a user gets, of the original study's rows."""
     table = original_table()
-    note = "the original study's rows, re-analysed (1 to 3 GPUs); not measured here; " + (
-        figures.how_many(table)
-    )
+    note = "the original study's rows, re-analysed; not measured here"
+    note = f"{note}; {figures.how_many(table)}"
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(figures.STYLE):
         figures.save(gpu_throughput_line(table, note), folder / "gpu_throughput_line")

@@ -24,13 +24,9 @@ Verdict = tuple[str, str]  # what the data say, and what follows
 
 
 def published(device: str) -> pd.DataFrame:
-    """The original study's configurations of a device, with rates and their intervals in img/s."""
-    rows = pd.read_csv(HERE.parent / "data" / "original_study.csv")
-    rows = rows[rows["device"] == device].set_index("num_devices")
-    times = {"rate": "median_step_time_s", "rate_low": "ci_high", "rate_high": "ci_low"}
-    return rows.assign(
-        **{rate: rows["images_per_step"] / rows[time] for rate, time in times.items()}
-    )
+    """The original study's configurations of a device, by their number of devices."""
+    path = HERE.parent / "data" / "original_study.csv"
+    return results.read_original(path, device).set_index("num_devices")
 
 
 def gains_over(rows: pd.DataFrame, base: int) -> pd.DataFrame:
@@ -54,15 +50,16 @@ def linear_published(rows: pd.DataFrame) -> Verdict:
     return f"Efficiency against 2: {text}", verdict
 
 
-def linear_here(losses: pd.DataFrame) -> Verdict:
-    """Whether devices lose nothing to each other, by what a step is made of within a run."""
-    texts, below = [], []
-    for devices, row in losses[losses.index <= 7].iterrows():
-        texts.append(f"{row['work_percent']:.1f} on {devices}")
-        if row["work_percent_high"] < 100:
+def linear_here(rows: pd.DataFrame) -> Verdict:
+    """Whether the curve reaches what the split allows, which the most loaded device bounds."""
+    rows = rows[rows.index > 1]
+    text = ", ".join(f"{row['efficiency']:.2f} on {n}" for n, row in rows.iterrows())
+    below = []
+    for devices, row in rows[rows.index <= 7].iterrows():
+        if row["efficiency_high"] < BATCH / devices / -(-BATCH // devices):
             below.append(str(devices))
-    verdict = f"No: they wait on {', '.join(below)}" if below else "Not refuted"
-    return f"Of a step a rank's own work (%): {', '.join(texts)}", verdict
+    verdict = f"No: below what the split allows on {', '.join(below)}" if below else "Not refuted"
+    return f"Efficiency against 1: {text}", verdict
 
 
 def slower(rows: pd.DataFrame) -> Verdict:
@@ -84,7 +81,7 @@ def loading(rows: pd.DataFrame, shortest: float) -> Verdict:
     text = f"Loading of a step (ms): {', '.join(words)}"
     beyond = rows.loc[rows.index > 2, "loading"]
     if beyond.max() < shortest:
-        return text, "Not decided: less than a throttling period beyond 2"
+        return text, f"Too small to measure (< {1000 * shortest:.0f} ms) beyond 2"
     falls = beyond.iloc[-1] < 0.75 * rows.loc[2, "loading"]
     return text, "No: it falls" if falls else "Not refuted"
 
@@ -123,29 +120,29 @@ def memory(path: Path) -> Verdict:
     needs = needs.set_index("way")["predicted_gib"]
     text = ", ".join(f"{way} {need:.2f}" for way, need in needs.items())
     fits = list(needs.index[needs <= CARD])
-    verdict = f"only without {', '.join(fits)}" if fits else "yes"
-    return f"Predicted GiB: {text}", f"By the prediction {'no' if 'plain' in fits else verdict}"
+    verdict = f"Only without {' or '.join(fits)}" if fits else "Yes"
+    verdict = "No" if "plain" in fits else verdict
+    return f"Predicted GiB: {text}", f"{verdict}, by prediction"
 
 
 def main() -> None:
     study = HERE.parent / "cpu" / "studies" / "shares"
     try:
         here = pd.read_csv(study / "plots" / "curve.csv")
-        losses = pd.read_csv(study / "plots" / "losses.csv").set_index("num_devices")
         period = float(results.read_environment(study / "runs")["cpu_period_ms"]) / 1000
         predicted = memory(HERE / "memory.csv")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}: run make report")
     here = here.query(f"kind == 'strong' and batch_size == {BATCH}").set_index("num_devices")
-    cpu, gpu, none = published("cpu"), published("gpu"), ("No GPU was available", "Open")
+    cpu, gpu, none = published("cpu"), published("gpu"), ("No GPU was available", "Not measured")
     linear = "CPU throughput grows linearly to 7 cores"
     rows = [
-        (linear, *linear_published(cpu), *linear_here(losses)),
+        (linear, *linear_published(cpu), *linear_here(here)),
         ("8 cores are slower than 7", *slower(cpu), *slower(here)),
         (
             "Loading time is constant beyond 2 cores",
             "Not in its published table",
-            "--",
+            "Not published",
             *loading(here, period),
         ),
         ("Several GPUs gain more than linearly", *super_linear(gpu), *none),

@@ -228,34 +228,6 @@ def test_what_the_clock_resolves(plots):
     assert plots.clock_resolution(truth) == {"communication": 0.03}
 
 
-@pytest.mark.parametrize("source", ["core", "process", "moment"])
-def test_what_ranks_wait_for(source):
-    """Ranks are made to differ by core, by process, or from step to step."""
-    plots, generator = load(PLOTS["cpu"]), np.random.default_rng(1)
-    rows = []
-    for run in range(1, 21):
-        process = generator.normal(0, 1, 2)
-        for step in range(2):
-            moment = generator.normal(0, 1, 2)
-            for rank in range(2):
-                slow = {"core": rank, "process": process[rank], "moment": moment[rank]}[source]
-                rows.append(
-                    {
-                        "occasion": "a",
-                        "run_id": run,
-                        "rank": rank,
-                        "step": step,
-                        "step_time": 10 + slow,
-                        "communication_time": 1.0,
-                        "optimizer_time": 1.0,
-                    }
-                )
-    shares = plots.waiting_sources(pd.DataFrame(rows))
-    assert shares[source] > 75 and shares[f"{source}_low"] <= shares[source]
-    total = sum(shares[name] for name in ("core", "process", "moment"))
-    assert total == pytest.approx(100)
-
-
 def test_below_six_runs_it_is_a_range(plots, tmp_path):
     for run in range(1, 6):
         write_run(tmp_path, 1, run, float(run))
@@ -405,7 +377,7 @@ def test_figures_and_messages(tmp_path):
     for name in ["throughput_line", "time_components_bar"]:
         assert (output / f"{name}.png").stat().st_size > 5000
         assert (output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    stale = output / "waiting.csv"
+    stale = output / "malloc.csv"
     stale.write_text("of other results\n")
     write_run(results, 2, 1, 1.0).write_text("run_id\n")
     damaged = run_plots(script, results, "--output", output, "--method", "original")

@@ -105,7 +105,7 @@ def test_claims_follow_the_data():
     assert claims.slower(rates({7: (8, 7, 9), 8: (7.5, 6.9, 8.1)}))[1] == "Not decided"
     assert claims.loading(good, shortest=0.0)[1] == "No: it falls"
     assert claims.loading(good.assign(loading=0.1), shortest=0.0)[1] == "Not refuted"
-    assert claims.loading(good, shortest=0.2)[1].startswith("Not decided: less than")
+    assert claims.loading(good, shortest=0.2)[1].startswith("Too small to measure (< 200 ms)")
     assert "under 200 on 8" in claims.loading(good, shortest=0.2)[0]
     gpus = [
         rates(
@@ -121,10 +121,11 @@ def test_claims_follow_the_data():
         gpus[0].loc[:1].assign(total_batch=16),
     ]
     assert claims.best_counts(pd.concat(up_and_down))[1].startswith("Not decided")
-    work = pd.DataFrame({"work_percent": 99.0, "work_percent_high": 100.2}, index=range(2, 9))
-    assert claims.linear_here(work)[1] == "Not refuted"
-    below = claims.linear_here(work.assign(work_percent_high=99.5))[1]
-    assert below == "No: they wait on 2, 3, 4, 5, 6, 7"
+    split = good.assign(efficiency=[32 / n / -(-32 // n) for n in good.index])
+    split = split.assign(efficiency_low=0.5, efficiency_high=split["efficiency"])
+    assert claims.linear_here(split)[1] == "Not refuted"
+    below = claims.linear_here(split.assign(efficiency_high=split["efficiency"] - 0.01))[1]
+    assert below == "No: below what the split allows on 2, 3, 4, 5, 6, 7"
     beyond = rates({1: (1, 0.9, 1.1), 2: (4, 3.9, 4.1)}).assign(total_batch=16)
     assert claims.super_linear(beyond)[1] == "Yes"
 
@@ -132,6 +133,6 @@ def test_claims_follow_the_data():
 def test_memory_verdict(tmp_path):
     claims, path = load("report/claims.py"), tmp_path / "memory.csv"
     head = "way,batch_size,num_devices,predicted_gib\n"
-    for plain, bf16, verdict in ((16, 8, "only without bf16"), (16, 12, "yes"), (9, 8, "no")):
+    for plain, bf16, verdict in ((16, 8, "Only without bf16"), (16, 12, "Yes"), (9, 8, "No")):
         path.write_text(f"{head}plain,128,1,{plain}\nbf16,128,1,{bf16}\n")
-        assert claims.memory(path)[1] == f"By the prediction {verdict}"
+        assert claims.memory(path)[1] == f"{verdict}, by prediction"

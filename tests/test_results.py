@@ -119,20 +119,44 @@ def test_readme_says_what_the_figures_show(committed):
 def test_the_numbers_of_readme_are_those_of_the_tables(committed):
     """Each decimal of its text is listed, with the table, row and column that it is from."""
     readme = (committed / "README.md").read_text()
-    text, listed = readme.split("<!-- Numbers of this page")
     numbers = load("report/report_numbers.py")
     numbers.CPU = committed / "cpu"
     values = numbers.table_numbers()
-    origins = re.findall(r"([\d.]+) = ([\w/-]+)", listed)
+    listed = pd.read_csv(committed / "report" / "readme_numbers.csv", dtype=str)
+    origins = list(listed.itertuples(index=False, name=None))
     assert len(origins) >= 8
     for number, name in origins:
         digits = len(number.partition(".")[2])
         assert f"{values[name]:.{digits}f}" == number, name
     # Not those of tables that other tests compare, nor of what is typed into a shell.
-    prose = re.sub(r"<!-- \w+: .*?<!-- end[^\n]*|```.*?```|^    .*?$", "", text, flags=re.M | re.S)
+    prose = re.sub(
+        r"<!-- \w+: .*?<!-- end[^\n]*|```.*?```|^    .*?$", "", readme, flags=re.M | re.S
+    )
     versions = r"(?:Python|torch|glibc) [\d.]+"
     found = set(re.findall(r"\d+\.\d+", re.sub(versions, "", prose)))
-    assert found == {number for number, _ in origins if "." in number}
+    assert found == set(listed["number"])
+
+
+def test_readme_has_the_verdicts_on_the_original_study(committed):
+    """What README says of a claim is how the verdict begins that claims.py came to."""
+    readme = (committed / "README.md").read_text()
+    claims = pd.read_csv(committed / "report" / "claims.csv")
+    for _, row in claims.iterrows():
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| {row['claim']} |")]
+        _, _, theirs, here, _ = (cell.strip() for cell in line.split("|"))
+        assert row["its_verdict"].startswith(theirs) and row["verdict"].startswith(here)
+
+
+def test_readme_shows_what_the_script_prints(committed, tmp_path):
+    """The sample of a sweep's end is of the published rows."""
+    script = committed / "cpu" / "plot_cpu_results.py"
+    command = [sys.executable, script, "--published", "--output", tmp_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    printed = [line.strip() for line in done.stdout.splitlines()]
+    readme = (committed / "README.md").read_text()
+    sample = re.search(r"\(these are the published rows\):\n\n(.*?)\n\n", readme, re.DOTALL)[1]
+    assert len(sample.splitlines()) >= 5
+    assert all(line.strip() in printed for line in sample.splitlines())
 
 
 def test_readme_names_what_is_there(committed):

@@ -16,9 +16,7 @@ from tables import measure_all, median, over
 
 SETTINGS = ["malloc", "precision", "memory_format", "ranks"]
 NO_DIFFERENCE, DEFAULTS = "no difference seen", "PyTorch's defaults"
-MALLOCS = {
-    "glibc": "default malloc",
-    "kept": "tuned malloc",
+MALLOCS = tables.MALLOCS | {
     "hugetlb": "default malloc (huge pages)",
     "jemalloc_kept": "jemalloc (decay off)",
 }
@@ -148,7 +146,9 @@ def tried_chart(tried: pd.DataFrame, best: pd.Series, note: str) -> plt.Figure:
     axes.set_xlabel("times the rate of PyTorch's defaults")
     message = f"{best['gain']:.2f} times PyTorch's defaults: {best['setting']}"
     rounds = f"ratios within {tried['rounds'].min()} to {tried['rounds'].max()} rounds"
-    figures.headline(figure, message, f"{rounds}; whiskers: range or 95 % interval", note)
+    figures.headline(
+        figure, message, f"last: ranks x threads; {rounds}; whiskers: range or 95 % interval", note
+    )
     return figure
 
 

@@ -129,7 +129,7 @@ def fault_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def configuration_name(row: pd.Series) -> str:
     device = "core" if row["cpu_share"] == "" else "emulated device"
-    malloc = {"glibc": "default malloc", "kept": "tuned malloc"}.get(row["memory"], row["memory"])
+    malloc = tables.MALLOCS.get(row["memory"], row["memory"])
     count = figures.count_text(row["num_devices"], device)
     return f"{count}, {row['images']:.3g} images each, {malloc}"
 

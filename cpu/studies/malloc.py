@@ -36,7 +36,7 @@ RETURNS_FROM = {
     "mimalloc": 1,
 }
 NAMES = {
-    "kept": "tuned malloc",
+    "kept": tables.MALLOCS["kept"],
     "glibc hugetlb=1": "glibc, hugetlb=1",
     "jemalloc MALLOC_CONF=oversize": "jemalloc, as run_cpu sets it",
     "jemalloc MALLOC_CONF=dirty": "jemalloc, decay off",

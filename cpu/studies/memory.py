@@ -19,7 +19,6 @@ LARGEST = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX, in bytes
 PAGE = 4096  # bytes
 MEMORIES = ("glibc", "kept")
 CPU = Path(__file__).resolve().parents[1]
-NAMES = {"glibc": "default malloc", "kept": "tuned malloc"}
 COLOURS = {"glibc": figures.DEFAULT, "kept": figures.TUNED}
 
 
@@ -167,7 +166,7 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
     few = []  # mallocs whose points lie where there are no faults
     for number, (memory, own) in enumerate(one.groupby("memory")):
         colour = COLOURS.get(memory, figures.COLOURS[1 + number % 5])
-        name = NAMES.get(memory, allocator_name(memory))
+        name = tables.MALLOCS.get(memory, allocator_name(memory))
         if own["faults"].max() < 0.05 * most and "THP" not in memory:
             few.append(name)
             colour = figures.TUNED
