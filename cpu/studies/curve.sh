@@ -3,33 +3,38 @@
 # On real cores (16 and 4 images each, default and tuned malloc) and on emulated devices, each a share
 # of a core (4 images each, and a batch of 32); then, on one core, what a smaller batch costs per image.
 # Emulated devices need root: sudo -E.
-#   STEPS=25             cycles of a run
-#   PARTS="cores emulated batches touch"    which of these are measured
+#   CYCLES=25            cycles of a run
+#   PARTS="cores emulated fixed batches touch"    which of these are measured: real cores, emulated
+#                        devices of 4 images each, those of a batch of 32, batches on one core,
+#                        page faults without training
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
-cycles="${STEPS:-25}"
-export STEPS=1 WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-3600}"
+export CYCLES="${CYCLES:-25}" STEPS=1 WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-3600}"
 share="${CPU_SHARE-0.16}" # of a core for each device
 
-parts="${PARTS-cores emulated batches touch}"
+parts="${PARTS-cores emulated fixed batches touch}"
 
 list() {
-  local count images
+  local count images batches
   export MODES=ddp CPU_SHARE=""
   if [[ $parts == *cores* ]]; then
     for images in 4 16; do
-      ADD_OPTIONS="--cycles $cycles" SUFFIX=_cycles BATCH_SIZES=$((images * DEVICES)) \
-        CORE_COUNTS=$DEVICES loops
+      BATCH_SIZES=$((images * DEVICES)) CORE_COUNTS=$DEVICES in_cycles
     done
   fi
-  if [[ $parts == *emulated* ]]; then
-    for count in 2 3 4 5 6 7 8; do
-      ADD_OPTIONS="--cycles $cycles" SUFFIX=_cycles CPU_SHARE=$share MEMORIES=kept \
-        BATCH_SIZES="$((4 * count)) 32" CORE_COUNTS=$count loops
-    done
-  fi
+  for count in 2 3 4 5 6 7 8; do
+    batches=""
+    [[ $parts != *emulated* ]] || batches+=" $((4 * count))"
+    [[ $parts != *fixed* ]] || batches+=" 32"
+    [[ ! $batches ]] ||
+      CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=$batches CORE_COUNTS=$count in_cycles
+  done
   [[ $parts != *batches* ]] || BATCH_SIZES="32 16 11 8 7 6 5 4" CORE_COUNTS=1 loops
+}
+
+in_cycles() {
+  ADD_OPTIONS="--cycles $CYCLES" SUFFIX=_cycles loops
 }
 
 # What a fault costs by how much memory is in use: touched, without training.
