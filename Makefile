@@ -71,7 +71,7 @@ test: .venv/ready-tests
 
 faults: .venv/ready-tests
 	FAULTS=400 FAULTS_LOG='$(CURDIR)/tests/faults/campaign.csv' $(BIN)/python -m pytest -q -s tests/faults
-	SOAK=2000 $(BIN)/python -m pytest -q -s tests/test_runner.py
+	SOAK=2000 KILLS=1000 $(BIN)/python -m pytest -q -s tests/test_runner.py
 
 test-root: .venv/ready-tests
 	$(BIN)/python -m pytest -q -rs tests/root

@@ -29,7 +29,6 @@ PARTS = {
 }
 NAMES = {
     "ddp": "copying gradients back (DDP)",
-    "slowed_backward": "backward slowed by communication",
     "transfer": "all-reduce not hidden",
 }
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]

@@ -39,7 +39,6 @@ MEMORY = ["peak_memory_bytes", "reserved_memory_bytes", "predicted_memory_bytes"
 # Older rows, and some devices, lack them.
 OPTIONAL = ["ddp_time", "host_ahead_time", *KERNEL, *MEMORY]
 ROUND = ["occasion", "run_id"]
-TERMS = ["ideal", "contention", "slowed_backward", "ddp", "transfer", "waiting", "remainder"]
 UNFAIR = "oversubscribe|share_gpu|memory_check"  # options whose rows are no rates to compare
 ENDS = ("", "_low", "_high")
 ENOUGH = 6  # values for an interval of 95 %; of fewer the range is given
@@ -453,41 +452,6 @@ def bound_table(runs: pd.DataFrame) -> pd.DataFrame:
                 row = {"series": series, "num_devices": devices, "bound": bound}
                 row |= {"rounds": len(ratios)} | named_interval("ratio", median_interval(ratios))
                 table.append(row)
-    return pd.DataFrame(table)
-
-
-def budget_by_round(ideal: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
-    """The TERMS of the loss budget (s) for each round that has all it takes, and the step."""
-    ddp, alone = (rows[rows["mode"] == mode] for mode in ("ddp", "no_communication"))
-    terms = pd.DataFrame({"ideal": ideal})
-    terms["contention"] = by_round(alone, "busy") - ideal
-    terms["slowed_backward"] = by_round(ddp, "backward") - by_round(alone, "backward")
-    for name in ("ddp", "transfer", "waiting"):
-        terms[name] = by_round(ddp, name)
-    step = by_round(ddp, "step_time")
-    terms["remainder"] = step - terms.sum(axis=1, skipna=False)
-    return terms.assign(step_time=step).dropna()
-
-
-def loss_budget(runs: pd.DataFrame) -> pd.DataFrame:
-    """Where the time of a step goes when each device has the same number of images: for each weak
-    series and number of devices the TERMS in s, means over rounds, with intervals. The ideal step
-    is one device's without DDP; the remainder is a term of its own."""
-    table = []
-    weak = runs[runs["scaling"] == "weak"].copy()
-    weak["busy"] = weak["step_time"] - weak["waiting"]  # without what a faster rank has left
-    for series, own in weak.groupby("series", sort=False):
-        one = own[(own["mode"] == "single_process") & (own["num_devices"] == 1)]
-        for devices, rows in own[own["num_devices"] > 1].groupby("num_devices"):
-            terms = budget_by_round(by_round(one, "step_time"), rows)
-            if terms.empty:
-                continue
-            row = {"series": series, "num_devices": devices, "rounds": len(terms)}
-            step = terms["step_time"].mean()
-            for name in [*TERMS, "step_time"]:
-                row |= named_interval(name, mean_interval(terms[name]))
-                row |= named_interval(f"{name}_percent", mean_interval(100 * terms[name] / step))
-            table.append(row)
     return pd.DataFrame(table)
 
 

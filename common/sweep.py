@@ -52,7 +52,7 @@ import shares
 from folder import ResultsFolder, SweepError, lock_machine, read_run
 from identity import DescriptionError, describe
 
-SECONDS_PER_RUN = 40  # where nothing was measured yet
+SECONDS_PER_RUN = float(os.environ.get("SECONDS_PER_RUN", 40))  # where nothing was measured yet
 SECONDS_PER_FIGURE = 300
 DEFAULTS = {
     "NUM_RUNS": "6",
@@ -530,7 +530,7 @@ def print_plan(configurations: list[Configuration], sweep: Sweep) -> None:
         count = sum(other is one for _, other in runs)
         if count:
             print(f"{one.folder}: {count} runs of {' '.join(one.options)}")
-    basis = "by the runs that are there" if sweep.walls else f"at {SECONDS_PER_RUN} s per run"
+    basis = "by the runs that are there" if sweep.walls else f"at {SECONDS_PER_RUN:g} s per run"
     print(
         f"plan: {len(runs)} runs, about {duration(seconds_left(runs, sweep.walls))} ({basis}), "
         f"into {sweep.folder.path}; nothing was written"

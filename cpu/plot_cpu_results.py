@@ -9,9 +9,9 @@ Reads every run below the folders, the original study's six columns too; statist
 common/results.py. --method original adds the reading of the original study: batch size / mean over
 all rows of (loading + compute).
 
-Writes throughput_line and time_components_bar (.png, .pdf); summary.csv, occasions.csv, budget.csv,
-bounds.csv, malloc.csv and answers.md, beside the results. Exit status: 0, 1 if some
-files were left out, 2 if nothing was left.
+Writes throughput_line and time_components_bar (.png, .pdf); summary.csv, occasions.csv, bounds.csv,
+malloc.csv and answers.md, beside the results. Exit status: 0, 1 if some files were left out, 2 if
+nothing was left.
 """
 
 import sys
@@ -75,15 +75,6 @@ def answers(table: pd.DataFrame, own: dict[str, pd.DataFrame]) -> str:
         "Data parallelism: rate, speed-up against the fewest cores in the same rounds, and what "
         "the kernel did in a step.",
         columns | {"thousand_faults": "thousand page faults"},
-    )
-    percent = {"series": "series", "num_devices": "cores", "rounds": "rounds"}
-    for term in results.TERMS:
-        percent[f"{term}_percent"] = figures.NAMES.get(term, term).replace("_", " ")
-    text += tables.markdown(
-        own["budget"],
-        "Where a step goes, in % of it, with as many images on each core.",
-        percent,
-        1,
     )
     bounds = {"series": "series", "num_devices": "cores", "bound": "against", "rounds": "rounds"}
     return text + tables.markdown(
@@ -212,8 +203,8 @@ def draw_all(session: figures.Session) -> tables.Study:
         drawn["time_components_bar"] = time_components_bar(session, strong)
     if fair.empty:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)
-    own = {"budget": results.loss_budget(runs), "occasions": session_table(runs)}
-    own |= {"bounds": results.bound_table(runs), "malloc": malloc_table(runs)}
+    own = {"occasions": session_table(runs), "bounds": results.bound_table(runs)}
+    own |= {"malloc": malloc_table(runs)}
     printed = tables.scaling_text(session.table, "cores", session.is_original)
     sentences = [where_time_goes(fair), what_malloc_brings(own["malloc"])]
     printed = "\n".join([printed, *filter(None, sentences)])

@@ -9,6 +9,9 @@ Reads every run below the folder, the original study's six columns (num_gpus) to
 common/results.py. --method original adds the reading of the original study: batch size / mean over
 all rows of (loading + compute).
 
+Of limits.csv in the folder (measure_limits.py) it prints what limits the rate; of FOLDER_state.csv,
+in which a sweep keeps what nvidia-smi says each second, how the GPUs' clocks were.
+
 Writes throughput_bs16 and so on, optimal_gpus, gpu_throughput_line, gpu_time_components_bar and
 gpu_memory (.png, .pdf), and summary.csv. Exit status: 0, 1 if some files were left out, 2 if
 nothing was left.
@@ -29,6 +32,10 @@ import tables  # noqa: E402
 from figures import plt  # noqa: E402
 
 GIB = 2**30
+# Bits of nvidia-smi's reasons for a lower clock that are no choice of the user: limits of power and
+# heat.
+THROTTLED = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
+STATE = ["time", "clock_mhz", "power_w", "temperature_c", "reasons"]
 LAUNCH_BOUND = 0.01  # of a step: the host is ahead of the device by less than that at its end
 
 
@@ -209,6 +216,65 @@ def gpu_memory(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
+def limits_table(path: Path) -> pd.DataFrame:
+    """One row per configuration of measure_limits.py: images/s, and the all-reduce in GB/s, with
+    their intervals over the rounds; together over resident within them."""
+    rows = pd.read_csv(path)
+    rows.loc[rows["what"] == "all_reduce", "rate"] /= 1e9
+    names = ["gpus", "batch_size", "precision", "channels_last", "workers"]
+    table = []
+    for key, own in rows.groupby(names):
+        row = dict(zip(names, key, strict=True)) | {"rounds": own["round"].nunique()}
+        rates = own.pivot_table(index="round", columns="what", values="rate")
+        if "together" in rates:
+            rates["kept"] = rates["together"] / rates["resident"]
+        for name in rates:
+            row |= results.named_interval(name, results.median_interval(rates[name]))
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def limits_text(table: pd.DataFrame) -> str:
+    """What limits the rate, for the end of a sweep."""
+    heads = {"resident": "no loading (img/s)", "loader": "loader alone", "together": "together"}
+    heads |= {"kept": "together / no loading", "all_reduce": "all-reduce (GB/s)"}
+    columns = {"gpus": "GPUs", "batch_size": "batch", "rounds": "rounds"}
+    columns |= {name: head for name, head in heads.items() if name in table}
+    return tables.markdown(table, "What limits the rate.", columns, None)
+
+
+def state_table(state: Path, log: Path) -> pd.DataFrame:
+    """One row per complete run of the log (runs.csv): medians of clock (MHz), power (W) and
+    temperature (degrees C) while it lasted, and the share of the time in which it was throttled."""
+    seen = pd.read_csv(state, names=STATE, skipinitialspace=True, on_bad_lines="skip")
+    seen["time"] = pd.to_datetime(seen["time"], utc=True, errors="coerce")
+    for name in STATE[1:-1]:
+        seen[name] = pd.to_numeric(seen[name], errors="coerce")  # a card may not know its power
+    masks = seen["reasons"].astype(str).str.extract(r"0x([0-9a-fA-F]+)$", expand=False).fillna("0")
+    seen["throttled"] = [int(mask, 16) & THROTTLED > 0 for mask in masks]
+    runs = pd.read_csv(log)
+    runs["date"] = pd.to_datetime(runs["date"], utc=True)
+    table = []
+    for _, run in runs[runs["result"] == "complete"].iterrows():
+        begun = run["date"] - pd.Timedelta(seconds=run["wall_s"])
+        own = seen[(begun <= seen["time"]) & (seen["time"] <= run["date"])]
+        if len(own):
+            row = {"configuration": run["configuration"], "run_id": run["run_id"]}
+            table.append(
+                row
+                | own[[*STATE[1:-1]]].median().to_dict()
+                | {"throttled": own["throttled"].mean()}
+            )
+    return pd.DataFrame(table)
+
+
+def state_text(table: pd.DataFrame) -> str:
+    """How the GPUs' clocks were, for the end of a sweep."""
+    clock, slowed = table["clock_mhz"], (table["throttled"] > 0).sum()
+    clocks = f"{clock.median():.0f} MHz, {clock.min():.0f} to {clock.max():.0f} between runs"
+    return f"GPU clock: {clocks}; held back by power or heat in {slowed} of {len(table)} runs"
+
+
 def draw_all(session: figures.Session) -> tables.Study:
     table = session.table
     # Oversubscribed GPUs are in the table alone.
@@ -230,7 +296,18 @@ def draw_all(session: figures.Session) -> tables.Study:
     predicted = whole[whole["predicted_memory"].notna()].reset_index(drop=True)
     if len(predicted):
         drawn["gpu_memory"] = gpu_memory(session, predicted)
-    return tables.Study({}, "", drawn)
+    made, texts = {"limits": pd.DataFrame(), "state": pd.DataFrame()}, []
+    limits, log = session.folder / "limits.csv", session.folder / "runs.csv"
+    if limits.is_file():
+        made["limits"] = limits_table(limits)
+        texts.append(limits_text(made["limits"]).rstrip())
+    state = session.folder.with_name(f"{session.folder.name}_state.csv")
+    if state.is_file() and log.is_file():
+        made["state"] = state_table(state, log)
+        texts += [state_text(made["state"])] if len(made["state"]) else []
+    rates = tables.scaling_text(table, "GPUs", session.is_original)
+    text = "\n\n".join(texts)
+    return tables.Study(made, text, drawn, "\n\n".join([rates, *texts]))
 
 
 if __name__ == "__main__":

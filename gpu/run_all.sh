@@ -15,8 +15,10 @@
 #     b  fp32, and bf16 with channels last, on 1 GPU at batch 16, 32, 64, 128; 6 rounds
 #     c  memory, predicted and allocated: other batches, 160 pixels, bf16, a card of 10.91 GiB
 #     d  the CPU experiment on 1, 2, 4 and 8 cores of this machine, if it has them
-#     e  the largest batch in bf16 with channels last, with serial loading
+#     e  what limits the largest batch in bf16 with channels last: the loader alone, no loading at all,
+#        the two together, on several GPUs the all-reduce alone; and with serial loading
 #     f  fp32 on all GPUs, to 10 rounds
+# At the end of a call all results are in RESULTS_DIR.tar.gz, to take home.
 #
 set -euo pipefail
 
@@ -45,6 +47,36 @@ run() {
   ((code == 0)) || status=1
 }
 
+# A command that does not end itself in time.
+run_in_time() { run timeout --foreground --signal=INT "$((seconds - SECONDS + 1))" "$@"; }
+
+# Rounds of measure_limits.py, on one GPU and on all of them.
+limits() {
+  local round count torchrun=(-m torch.distributed.run --standalone --nproc-per-node)
+  if ((${#dry[@]})); then
+    echo "plan: 6 rounds of gpu/measure_limits.py, about 3 min"
+    return
+  fi
+  mkdir -p "$RESULTS_DIR"
+  count=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())")
+  for round in 1 2 3 4 5 6; do
+    local measure=("$here/measure_limits.py" --round "$round" --output "$RESULTS_DIR/limits.csv"
+      --device "$DEVICE" --steps "${STEPS:-100}" --warmup "${WARMUP:-20}"
+      ${DATA_DIR:+--data "$DATA_DIR"} "$@")
+    run_in_time "$PYTHON" "${measure[@]}"
+    ((count < 2)) || run_in_time "$PYTHON" "${torchrun[@]}" "$count" "${measure[@]}"
+  done
+}
+
+# shellcheck disable=SC2317  # called by a trap
+take_home() {
+  local place=${RESULTS_DIR%/*} one there=()
+  for one in "$RESULTS_DIR" "${RESULTS_DIR}_state.csv" "${RESULTS_DIR%_own}_cpu_own"; do
+    [[ ! -e $one ]] || there+=("${one##*/}")
+  done
+  ((${#there[@]} == 0)) || tar -czf "$RESULTS_DIR.tar.gz" -C "$place" "${there[@]}"
+}
+
 gpus() { run OPTIONS="$OPTIONS" "$@" "$here/run_gpu_experiments.sh"; }
 
 case "${1:-}" in
@@ -53,6 +85,8 @@ case "${1:-}" in
   "") ;;
   *) echo "error: unknown option '$1': there are --dry-run and --help" >&2; exit 2 ;;
 esac
+RESULTS_DIR=$(realpath -m "$RESULTS_DIR")
+((${#dry[@]})) || trap take_home EXIT
 # A few steps say how much memory is taken; their rates are of no use, so the rows are marked.
 check="--note memory_check=1" card="--note memory_check=1 --memory-limit 10.91"
 once=(GPU_COUNTS=1 NUM_RUNS=1 STEPS=3 WARMUP=2)
@@ -63,8 +97,7 @@ for stage in $STAGES; do
       if ((${#dry[@]})); then
         echo "the tests that need a GPU: about 2 minutes"
       elif "$PYTHON" -c "import pytest" 2>/dev/null; then
-        run timeout --foreground --signal=INT "$((seconds - SECONDS + 1))" \
-          "$PYTHON" -m pytest -q -rs "$here/../tests/test_gpu.py" -k on_a_gpu
+        run_in_time "$PYTHON" -m pytest -q -rs "$here/../tests/test_gpu.py" -k on_a_gpu
         # What a wrong clock measures is of no use.
         ((status == 0)) || { echo "error: a test on the GPU failed: nothing was measured" >&2; exit 1; }
       else
@@ -87,6 +120,8 @@ for stage in $STAGES; do
         BOUNDS=all STEPS=1 WARMUP=2 NUM_RUNS=6 OPTIONS="$OPTIONS" "$here/../cpu/run_experiments.sh"
       ;;
     e)
+      # shellcheck disable=SC2086  # options are words
+      limits --batch-size "${BATCH_SIZES##* }" --precision bf16 --channels-last $OPTIONS
       gpus GPU_COUNTS=1 NUM_RUNS=6 BATCH_SIZES="${BATCH_SIZES##* }" \
         VARIANTS="--precision bf16 --channels-last --workers 0"
       ;;

@@ -49,8 +49,16 @@ if [[ ${1:-} == --list ]]; then list; exit; fi
 if [[ ${1:-} == --help ]]; then sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; fi
 # DDP makes the host wait in the first ten steps, and clocks of GPUs rise for seconds.
 export STEPS="${STEPS:-100}" WARMUP="${WARMUP:-20}"
+export SECONDS_PER_RUN=10 # about, for the plan: start-up, and 120 steps
 [[ $DEVICE == cuda ]] || export OPTIONS="${OPTIONS:-} --device $DEVICE"
 export PYTHON="${PYTHON:-$(command -v "$here/../.venv/bin/python" || echo python3)}"
+# What the GPUs do meanwhile, a line a second. It ends with this process, which becomes the sweep.
+if [[ ! ${1:-} && $DEVICE == cuda ]] && command -v nvidia-smi >/dev/null; then
+  state=${RESULTS_DIR:-$here/gpu_experiments_own}
+  TZ=UTC setpriv --pdeathsig TERM nvidia-smi --loop=1 --format=csv,noheader,nounits \
+    --query-gpu=timestamp,clocks.sm,power.draw,temperature.gpu,clocks_throttle_reasons.active \
+    >>"${state%/}_state.csv" 2>/dev/null &
+fi
 exec "$PYTHON" "$here/../common/sweep.py" "$here/project_ex_2.py" \
   "$(printf %q "$here/run_gpu_experiments.sh")" "$here/gpu_experiments_own" \
   "$here/gpu_plots_ex_2.py" "$@"

@@ -22,10 +22,11 @@ from tables import in_words, interval_text  # noqa: E402
 CPU = HERE.parent / "cpu"
 TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/plots/network.csv
     "cpu/summary": ["series", "num_devices", "mode"],
-    "cpu/budget": ["series", "num_devices"],
     "cpu/bounds": ["series", "num_devices", "bound"],
     "cpu/malloc": ["batch_size", "num_devices"],
     "cpu/occasions": ["series", "occasion"],
+    "curve/batches": ["memory", "batch_size"],
+    "curve/losses": ["num_devices", "images"],
     "limit/contention": ["what"],
     "limit/roofline": ["memory", "type"],
     "loading/summary": ["dataset", "loader", "read_from"],
@@ -172,7 +173,7 @@ def other_numbers() -> dict[str, object]:
     numbers = {"fingerprint": fingerprint(), "shares/split/7": 32 / -(-32 // 7)}
     studies = CPU / "studies"
     sessions = {"cpu": CPU / "cpu_run", "shares": studies / "shares" / "runs"}
-    sessions |= {name: studies / name / "runs" for name in ("malloc", "repeat")}
+    sessions |= {name: studies / name / "runs" for name in ("malloc", "repeat", "curve")}
     for name, folder in sessions.items():
         for key, value in results.read_environment(folder).items():
             if isinstance(value, dict):  # versions of libraries

@@ -75,6 +75,17 @@ def test_a_setting_that_fails_is_not_chosen(search):
     assert best.malloc != "tcmalloc" and best.ranks == 4
 
 
+def test_a_slow_machine_tries_fewer_mallocs_and_every_setting(search):
+    assert search.fewer_mallocs(VALUES, 10.5)["malloc"] == ["glibc", "kept", "tcmalloc"]
+    few = search.fewer_mallocs(VALUES, 3)
+    assert few["malloc"] == ["glibc", "kept"] and few["ranks"] == VALUES["ranks"]
+    one = search.Search(None, 4, [])
+    search.screen(lambda setting, number: one.measured.add(setting) or 1.0, few)
+    assert one.untried(VALUES) == ["tcmalloc", "jemalloc", "mimalloc"]
+    one.measured = {setting for setting in one.measured if setting.ranks < 4}
+    assert "4 ranks" in one.untried(VALUES)
+
+
 def test_splits_of_the_cores(search):
     assert search.values_here(6, 4)["ranks"] == [1, 2, 3]  # six ranks of four images: none
     assert search.values_here(1, 32)["ranks"] == [1]

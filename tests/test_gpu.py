@@ -1,6 +1,7 @@
 """The GPU experiment as far as a CPU can test it: memory, out-of-memory, no GPU, the sweep."""
 
 import json
+import math
 import os
 import re
 import statistics
@@ -14,6 +15,7 @@ import pytest
 import torch
 from conftest import INJECTED, REPOSITORY, launch, load, read_rows
 from test_plots import write_run
+from test_sweep import wait_for
 from torchvision.transforms import v2
 
 SCRIPT = "gpu/project_ex_2.py"
@@ -206,6 +208,140 @@ def test_all_stages_stop_in_time_and_go_on(data, tmp_path):
     assert again.returncode in (0, 3) and "run 1:" not in again.stdout.split("stage c")[0]
     assert all(path.read_bytes() == content for path, content in paths.items())
     assert len(list(tmp_path.rglob("times_run*"))) > len(paths)
+    names = subprocess.run(["tar", "-tzf", tmp_path / "rows_own.tar.gz"], capture_output=True)
+    assert b"rows_own/SHA256SUMS" in names.stdout.splitlines()
+
+
+def test_the_plan_of_run_all_has_times_and_writes_nothing(data, tmp_path):
+    done = subprocess.run(
+        [REPOSITORY / "gpu" / "run_all.sh", "--dry-run"],
+        env={
+            **os.environ,
+            "DEVICE": "cpu",
+            "MINUTES": "9",
+            "DATA_DIR": str(data),
+            "RESULTS_DIR": str(tmp_path / "rows_own"),
+            "PYTHON": sys.executable,
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = done.stdout.split("stage ")[1:]
+    assert [stage[0] for stage in stages] == list("abcdef")
+    assert all(re.search(r"about \d+ (s|min)", stage) for stage in stages), done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what the GPUs did meanwhile
+
+
+def test_clocks_of_each_run(tmp_path):
+    """Two runs of 3 s: the second is held back by power in one of its seconds; an idle card between
+    them is nobody's."""
+    lines = []
+    for second, (clock, mask) in enumerate(
+        [(1700, "1"), (1710, "0"), (1690, "0"), (345, "1"), (1500, "4"), (1500, "0"), (1510, "0")]
+    ):
+        at = f"2026/11/29 00:00:{second:02}.500"
+        lines.append(
+            f"{at}, {clock}, {250 if second < 4 else '[N/A]'}, 60, 0x000000000000000{mask}"
+        )
+    (tmp_path / "state.csv").write_text("\n".join([*lines, "cut, 1"]))
+    (tmp_path / "runs.csv").write_text(
+        "date,configuration,run_id,wall_s,result\n"
+        "2026-11-29T00:00:03+00:00,bs16_gpus1,1,3.0,complete\n"
+        "2026-11-29T01:00:07+01:00,bs16_gpus1,2,3.0,complete\n"
+        "2026-11-29T00:01:09+00:00,bs16_gpus1,3,3.0,complete\n"  # without a line of nvidia-smi
+    )
+    plots = load("gpu/gpu_plots_ex_2.py")
+    one, two = plots.state_table(tmp_path / "state.csv", tmp_path / "runs.csv").to_dict("records")
+    assert (one["clock_mhz"], one["power_w"], one["throttled"]) == (1700, 250, 0)
+    assert two["clock_mhz"] == 1500 and two["throttled"] == pytest.approx(1 / 3)
+    assert math.isnan(two["power_w"])
+    table = plots.state_table(tmp_path / "state.csv", tmp_path / "runs.csv")
+    assert "1500 to 1700 between runs; held back by power or heat in 1 of 2 runs" in (
+        plots.state_text(table)
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_nvidia_smi_ends_with_the_sweep(data, tmp_path):
+    """One that stands in for it: it writes a line a second, and ends when the sweep does."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        '#!/bin/sh\n[ "$1" = --loop=1 ] || exit\necho $$ > "$0.pid"\n'
+        "while true; do echo 2026/11/29 00:00:00.500, 1700, 250, 60, 0x0; sleep 0.2; done\n"
+    )
+    smi.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = sweep(tmp_path / "rows_own", data, DEVICE="cuda", PATH=path)
+    assert done.returncode != 0 and "no GPU is available" in done.stderr
+    assert (tmp_path / "rows_own_state.csv").read_text().startswith("2026/11/29")
+    pid = int((tmp_path / "nvidia-smi.pid").read_text())
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 10)
+
+
+# ---- what limits the rate
+
+
+def measure_limits(data, output, ranks, *arguments):
+    script = REPOSITORY / "gpu" / "measure_limits.py"
+    options = ["--round", 1, "--output", output, "--data", data, "--batch-size", 4, *SMALL]
+    return launch(ranks, script, *options, "--model", "resnet18", *arguments)
+
+
+def test_limits_are_measured_once(data, tmp_path):
+    output = tmp_path / "limits.csv"
+    for _ in range(2):
+        for ranks in (1, 2):
+            done = measure_limits(data, output, ranks)
+            assert done.returncode == 0, done.stderr
+    rows = read_rows(output)
+    found = [(row["gpus"], row["what"]) for row in rows]
+    assert found == [("1", "resident"), ("1", "loader"), ("1", "together"), ("2", "all_reduce")]
+    assert all(float(row["rate"]) > 0 for row in rows)
+
+
+def test_a_slow_loader_is_seen_as_the_limit(data, monkeypatch):
+    limits = load("gpu/measure_limits.py")
+    training = limits.training
+    get = training.Images.__getitem__
+
+    def slow(self, key):
+        time.sleep(0.2)
+        return get(self, key)
+
+    monkeypatch.setattr(training.Images, "__getitem__", slow)
+    options = ["--data", str(data), "--batch-size", "2", "--model", "resnet18", *SMALL]
+    run = training.parse_arguments([*options, "--mode", "single_process"])
+    training.join_ranks("gloo", 60)
+    try:
+        device = training.build_device(run)
+        images = training.Images(run.data, run.image_size, run.seed, run.loader)
+        rates = limits.limits_of_one(run, images, device)
+    finally:
+        training.dist.destroy_process_group()
+    assert 4 < rates["loader"] < 5.1 and rates["together"] < rates["loader"]
+    assert rates["resident"] > 2 * rates["together"]
+
+
+def test_table_of_limits(tmp_path):
+    lines = ["round,gpus,batch_size,precision,channels_last,workers,what,rate"]
+    for number in range(1, 7):
+        drift = 1 + 0.1 * number
+        for what, rate in {"resident": 800, "loader": 900, "together": 600}.items():
+            lines.append(f"{number},1,64,bf16,1,7,{what},{drift * rate}")
+        lines.append(f"{number},2,64,bf16,1,7,all_reduce,{90e9}")
+    path = tmp_path / "limits.csv"
+    path.write_text("\n".join(lines))
+    plots = load("gpu/gpu_plots_ex_2.py")
+    one, two = plots.limits_table(path).to_dict("records")
+    assert [one["kept"], one["kept_low"]] == pytest.approx([0.75, 0.75])
+    assert two["all_reduce"] == pytest.approx(90) and two["rounds"] == 6
+    text = plots.limits_text(plots.limits_table(path))
+    assert "| 1 | 64 | 6 |" in text and "0.750 [0.750, 0.750]" in text
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: clocks and memory")

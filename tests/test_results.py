@@ -154,7 +154,7 @@ def test_readme_shows_what_the_script_prints(committed, tmp_path):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     printed = [line.strip() for line in done.stdout.splitlines()]
     readme = (committed / "README.md").read_text()
-    sample = re.search(r"\(these are the published rows\):\n\n(.*?)\n\n", readme, re.DOTALL)[1]
+    sample = re.search(r"\(here of the published rows\):\n\n(.*?)\n\n", readme, re.DOTALL)[1]
     assert len(sample.splitlines()) >= 5
     assert all(line.strip() in printed for line in sample.splitlines())
 

@@ -1,5 +1,6 @@
 """The runner by itself, with a stand-in for the training script: long sweeps, damaged runs."""
 
+import contextlib
 import os
 import random
 import re
@@ -17,6 +18,7 @@ from conftest import REPOSITORY, load, read_rows
 from test_sweep import wait_for
 
 RUNS = int(os.environ.get("SOAK", 300))  # make faults: 2,000
+KILLS = int(os.environ.get("KILLS", 20))  # make faults: 1,000
 
 
 @pytest.fixture
@@ -400,6 +402,39 @@ def test_a_run_whose_sweep_is_killed_as_it_starts_does_not_begin(listing):
         process.kill()
     time.sleep(3)
     assert (rows / "environment.json").exists() and not list(rows.rglob("times_run*"))
+
+
+def works_for(rows: Path) -> list[Path]:
+    """The processes that have this folder in their command, as a run has."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            found += [place] if str(rows).encode() in (place / "cmdline").read_bytes() else []
+    return found
+
+
+def test_no_run_goes_on_whose_sweep_is_killed_as_it_starts(listing):
+    """Within a run's first second, again and again; a run that went on would last a minute."""
+    dice, rows = random.Random(KILLS), listing.parent / "rows"
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "FIGURES": "0",
+        "TMPDIR": str(listing.parent),
+        "RESULTS_DIR": str(rows),
+        "SLOW": "60",
+    }
+    for _ in range(KILLS):
+        with subprocess.Popen(
+            command(listing), env=environment, stdout=subprocess.DEVNULL
+        ) as process:
+            # The folder of its rows is made just before the run is started.
+            wait_for(lambda: list(rows.glob("[ot][nw][eo]")), 60)
+            time.sleep(dice.uniform(0, 1))
+            process.kill()
+        wait_for(lambda: not works_for(rows), 10)
+        for folder in rows.glob("[ot][nw][eo]"):
+            folder.rmdir()  # empty: no run has ended
 
 
 def test_nohup_is_heeded(listing):

@@ -32,8 +32,8 @@ BLOCK = {
 ASKS_FOR_THE_DEVICE = re.compile(r"cuda|accelerator|is_available|\.type\b")
 # Expressions and statements outside the tests, the shared block counted once. The design asked for
 # 26,000; the runner, readers and studies of that time have 32,700, the search for settings, the
-# studies malloc and curve, and what GPUs need came after.
-MOST_NODES = 40_000
+# studies malloc and curve, and what GPUs need (their limits and clocks) came after.
+MOST_NODES = 41_000
 
 
 def split(path: str | Path) -> tuple[str, str]:
@@ -203,9 +203,8 @@ def test_who_imports_whom():
             elif not inside:
                 across.add((path.stem, name))
     measuring = ("measure_learning", "measure_limit", "list_blocks")
-    assert across == {("project_ex_2", "predict_memory")} | {
-        (name, "project_ex_1") for name in measuring
-    }
+    on_gpus = {("project_ex_2", "predict_memory"), ("measure_limits", "project_ex_2")}
+    assert across == on_gpus | {(name, "project_ex_1") for name in measuring}
     running = {("sweep", name) for name in ("folder", "identity", "process", "shares")}
     reading = {("figures", "results"), ("figures", "tables"), ("tables", "results")}
     assert common == running | reading | {("shares", "folder")}

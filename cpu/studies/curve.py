@@ -101,7 +101,8 @@ def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
     for (memory, batch), own in one.groupby(["memory", "batch_size"]):
         base = one[(one["memory"] == memory) & (one["batch_size"] == 32)]
         row = {"memory": memory, "batch_size": batch, "runs": len(own)}
-        table.append(row | measure_all(own, {"per_image": over(base, "per_image")}))
+        row |= measure_all(own, {"per_image": over(base, "per_image")})
+        table.append(tables.of_one_run(row, ["per_image"]) if batch == 32 else row)
     return pd.DataFrame(table)
 
 
@@ -150,7 +151,7 @@ def draw_losses(losses: pd.DataFrame, note: str) -> figures.plt.Figure:
     last = rows.iloc[-1]
     lost = 100 * (1 - last["efficiency"])
     message = f"{configuration_name(last)}: {lost:.1f} % is lost"
-    counts = f"{rows['runs'].min()} to {rows['runs'].max()}"
+    counts = figures.count_ranges(rows["runs"])
     detail = f"ratios within a run's cycles; median and interval over {counts} runs"
     figures.headline(figure, message, f"{detail}; grey: too small to tell from none", note)
     return figure
@@ -163,10 +164,14 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     losses = loss_table(run_medians(cycles))
     made = {"losses": losses, "spread": spread_table(cycles), "faults": fault_table(rows)}
     made["batches"] = batch_table(runs)
-    columns = {"cpu_share": "share of a core", "memory": "malloc", "num_devices": "devices"}
-    columns |= {"images": "images each", "runs": "runs"}
-    columns |= {name: name for name in [*RATIOS, "efficiency"]}
-    text = tables.markdown(losses, "What is lost, within each run.", columns, 3)
+    columns = {"configuration": "configuration", "runs": "runs"} | WORDS
+    named = losses.assign(configuration=losses.apply(configuration_name, axis=1))
+    text = tables.markdown(
+        named,
+        "What is lost, each as a factor on the step, within a run; efficiency is what is left.",
+        columns | {"efficiency": "efficiency"},
+        3,
+    )
     text += tables.markdown(
         made["batches"],
         "What an image takes on one core in a smaller batch, over that in one of 32.",

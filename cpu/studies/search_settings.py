@@ -4,10 +4,11 @@
 
 Settings are the malloc (those that are installed), the precision, the memory format, and how the
 cores are split: ranks, each with its part of the cores as threads. The first rounds take one after
-the other, from PyTorch's defaults on: the fastest value of each stays. Then the winner, the
-defaults, and the winner with one setting changed take turns, until MINUTES are over; each round
-keeps the faster half of what was changed. Each run is one of SCRIPT, into the folder OWN or
-RESULTS_DIR. Started again it goes on with more rounds. advise.py reads the runs.
+the other, from PyTorch's defaults on: the fastest value of each stays; they take at most half of
+MINUTES, with fewer mallocs if the machine is slow. Then the winner, the defaults, and the winner
+with one setting changed take turns, until MINUTES are over; each round keeps the faster half of
+what was changed. Each run is one of SCRIPT, into the folder OWN or RESULTS_DIR. Started again it
+goes on with more rounds. advise.py reads the runs.
 """
 
 import argparse
@@ -27,8 +28,9 @@ import sweep  # noqa: E402
 from folder import UNREADABLE, ResultsFolder, SweepError, read_run  # noqa: E402
 from identity import describe  # noqa: E402
 
-# In the order in which they are tried: PyTorch's default first.
-MALLOCS = ["glibc", "kept", "hugetlb", "tcmalloc", "jemalloc", "jemalloc_kept", "mimalloc"]
+# In the order in which they are tried: PyTorch's default first. The last ones are left out if there
+# is little time: they were the slowest in the study `malloc`.
+MALLOCS = ["glibc", "kept", "tcmalloc", "jemalloc_kept", "hugetlb", "jemalloc", "mimalloc"]
 # Processors that compute in bf16 say so in /proc/cpuinfo: x86 in the first two words, Arm.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 RUNNERS_UP = 2  # values of a setting that get another chance beside the winner
@@ -70,9 +72,15 @@ def values_here(cores: int, batch: int) -> dict[str, list]:
     return {
         "precision": ["fp32", "bf16"] if flags & BF16_FLAGS else ["fp32"],
         "memory_format": ["contiguous", "channels_last"],
-        "malloc": [name for name in MALLOCS if not process.missing_library(name)],
         "ranks": [ranks for ranks in range(1, cores + 1) if cores % ranks == 0 and ranks <= batch],
+        "malloc": [name for name in MALLOCS if not process.missing_library(name)],
     }
+
+
+def fewer_mallocs(values: dict[str, list], most_runs: float) -> dict[str, list]:
+    """As many mallocs as fit into that many runs of the first rounds; two at least."""
+    others = sum(len(choices) for name, choices in values.items() if name != "malloc")
+    return values | {"malloc": values["malloc"][: max(2, int(most_runs) - others)]}
 
 
 def screen(measure: Measure, values: dict[str, list]) -> tuple[Setting, dict[str, dict]]:
@@ -131,6 +139,7 @@ class Search:
 
     def __init__(self, runner: sweep.Sweep, cores: int, options: list[str]) -> None:
         self.runner, self.cores, self.options = runner, cores, options
+        self.measured: set[Setting] = set()
 
     def measure(self, setting: Setting, number: int) -> float:
         one = setting.configuration(self.cores, self.options)
@@ -140,6 +149,7 @@ class Search:
             line = self.runner.run_one(one, number, [])
             words = setting.words(self.cores)
             print(f"round {number}: {words}: {line}; {left} were left", flush=True)
+        self.measured.add(setting)
         try:
             return read_run(rows)[1]
         except (OSError, *UNREADABLE):
@@ -155,8 +165,14 @@ class Search:
         return seconds < self.runner.deadline - time.monotonic()
 
     def run(self, values: dict[str, list]) -> None:
-        best, rates = screen(self.measure, values)
         default = Setting(**{name: choices[0] for name, choices in values.items()})
+        begun = time.monotonic()
+        self.measure(default, 1)
+        seconds = time.monotonic() - begun
+        was_there = seconds < 1  # from an earlier call, which knew how long a run takes
+        if not was_there and math.isfinite(self.runner.deadline):
+            values = fewer_mallocs(values, (self.runner.deadline - begun) / 2 / seconds)
+        best, rates = screen(self.measure, values)
         finals = Finals(default, [best, *changed(best, rates)])
         number = len(values) + 1
         while finals.others:
@@ -165,6 +181,15 @@ class Search:
                 number += 1
             else:
                 finals.others.pop()  # the slowest so far: a smaller round may fit
+
+    def untried(self, values: dict[str, list]) -> list[str]:
+        """The values that no run has had."""
+        left = []
+        for name, choices in values.items():
+            measured = {getattr(one, name) for one in self.measured}
+            word = " ranks" if name == "ranks" else ""
+            left += [f"{value}{word}" for value in choices if value not in measured]
+        return left
 
 
 def search(args: argparse.Namespace, begun: float) -> None:
@@ -187,8 +212,11 @@ def search(args: argparse.Namespace, begun: float) -> None:
     if settings["MINUTES"]:
         runner.deadline = begun + 60 * float(settings["MINUTES"]) - RESERVE_S
     sweep.take(runner, differences)
+    one = Search(runner, cores, options)
     with runner.prepared(), contextlib.suppress(sweep.OutOfTime):
-        Search(runner, cores, options).run(values)
+        one.run(values)
+    if untried := one.untried(values):
+        print(f"not tried, for want of time (more MINUTES): {', '.join(untried)}")
     for failure in runner.failures:
         print(f"failed: {failure}")
 

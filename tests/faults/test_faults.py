@@ -140,6 +140,17 @@ def second_sweep(broken, process):
     return ""
 
 
+def sweep_elsewhere(broken, process):
+    """A second sweep on this machine, of another folder, would time the first one's runs."""
+    other = broken.sweep(RESULTS_DIR=str(broken.results.with_name("elsewhere")))
+    out, err = other.communicate(timeout=240)
+    if process.poll() is not None:
+        return False
+    assert other.returncode == 2 and "another sweep is running on this machine" in err, out + err
+    assert not broken.results.with_name("elsewhere").exists()
+    return ""
+
+
 def remove_results(broken, process):
     """While a run is in progress. What was complete comes back: the user had a copy."""
     while not broken.processes(RANK):
@@ -338,9 +349,25 @@ def group_removed(broken, process):
     return ""
 
 
-def link_down(broken, process):
-    """In a virtual cluster a host's link goes down and, seconds later, up again: the runs go on or
-    fail in a line each, and no host is left."""
+def checksums_cut(broken, process):
+    """SHA256SUMS is cut anywhere, or missing: the next sweep calls no run damaged."""
+    broken.stop(process)
+    sums = broken.results / "SHA256SUMS"
+    if not contents(broken.results) or not sums.is_file():
+        return False
+    if broken.dice.random() < 0.3:
+        sums.unlink()
+    else:
+        os.truncate(sums, broken.dice.randrange(sums.stat().st_size))
+    again = broken.sweep(**broken.one_more("1"))
+    out, err = again.communicate(timeout=240)
+    assert again.returncode == 0 and "damaged" not in out + err, out + err
+    return ""
+
+
+def broken_cluster(broken, process, break_it) -> str:
+    """In a virtual cluster of two hosts something happens while they train: the runs go on or fail
+    in a line each, and no host is left."""
     broken.stop(process)
     results = broken.results.with_name("hosts")
     late = start(
@@ -359,15 +386,39 @@ def link_down(broken, process):
     # On a busy machine all that takes more than two minutes.
     wait_for(lambda: {"0", "1"} <= set(processes_of(results.parent).values()), 300)
     time.sleep(broken.dice.uniform(4.0, 12.0))
-    for state in ("down", "up"):
-        subprocess.run(["ip", "-n", "ddp-host1", "link", "set", "eth0", state], check=False)
-        time.sleep(broken.dice.uniform(0.5, 5.0))
+    break_it()
     out, err = late.communicate(timeout=400)
     assert late.returncode == ("FAILED" in out), out + err
     hosts = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
     assert "ddp-" not in hosts, hosts
     shutil.rmtree(results)
     return ""
+
+
+def link_down(broken, process):
+    """A host's link goes down and, seconds later, up again."""
+
+    def break_it():
+        for state in ("down", "up"):
+            subprocess.run(["ip", "-n", "ddp-host1", "link", "set", "eth0", state], check=False)
+            time.sleep(broken.dice.uniform(0.5, 5.0))
+
+    return broken_cluster(broken, process, break_it)
+
+
+def second_node_dies(broken, process):
+    """Its launcher, or all that runs on it."""
+
+    def break_it():
+        listed = subprocess.run(
+            ["ip", "netns", "pids", "ddp-host1"], capture_output=True, text=True
+        )
+        pids = sorted(map(int, listed.stdout.split()))
+        for pid in pids if broken.dice.random() < 0.5 else pids[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    return broken_cluster(broken, process, break_it)
 
 
 FAULT_KINDS = [
@@ -382,10 +433,12 @@ FAULT_KINDS = [
     damaged_file,
     pause_sweep,
     damaged_later,
+    checksums_cut,
+    sweep_elsewhere,
 ]
 FAULT_KINDS += [clock_set_back] if FAKETIME else []
 FAULT_KINDS += [kill_sliced, group_removed] if ROOT and SHARES.controller() else []
-FAULT_KINDS += [link_down] if ROOT and shutil.which("tc") else []
+FAULT_KINDS += [link_down, second_node_dies] if ROOT and shutil.which("tc") else []
 IF_MOUNTED = [read_only, disk_full]
 IF_NOT_MOUNTED = [remove_results, other_settings]  # a mount point cannot be moved or removed
 
@@ -463,7 +516,10 @@ def test_faults(data, tmp_path, group):
         kinds = FAULT_KINDS + (IF_MOUNTED if mounted else IF_NOT_MOUNTED)
         if KINDS:
             kinds = GROUP * [kind for kind in kinds if kind.__name__ in KINDS]
-        for kind in dice.sample(kinds, min(GROUP, FAULTS - group * GROUP)):
+        # Those first that the campaign has seen least, so that each comes equally often.
+        seen = collections.Counter(row["kind"] for row in campaign())
+        kinds = sorted(dice.sample(kinds, len(kinds)), key=lambda kind: seen[kind.__name__])
+        for kind in kinds[: min(GROUP, FAULTS - group * GROUP)]:
             complete = contents(broken.results)
             if len(complete) >= RUNS:
                 planned = [name for name in complete if name[-5] in "123"]
