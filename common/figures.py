@@ -152,7 +152,7 @@ def draw_dashes(
     axes: plt.Axes, counts: np.ndarray, best: np.ndarray, colour: str, alpha: float
 ) -> None:
     """A dash at each number of devices: what would be the best there."""
-    axes.hlines(best, counts - 0.3, counts + 0.3, color=colour, alpha=alpha, linewidth=1.5)
+    axes.hlines(best, counts - 0.36, counts + 0.36, color=colour, alpha=alpha, linewidth=1.5)
 
 
 def label_series(axes: plt.Axes, last: dict[str, tuple[float, float, str]]) -> None:
@@ -243,9 +243,12 @@ def parts_message(row: pd.Series, device: str) -> str:
     return message + (f", {waiting:.1f} % waiting for others" if waiting >= 0.5 else "")
 
 
-def parts_over_devices(figure: plt.Figure, rows: pd.DataFrame, device: str) -> None:
-    """The parts of a step over the number of devices, stacked; below, enlarged, all parts but the
-    two large ones, in per cent of the step."""
+def parts_over_devices(
+    figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray
+) -> None:
+    """The parts of a step over the number of devices, stacked, with the step that would be ideal
+    (s); below, enlarged, all parts but the two large ones, in per cent of the step, with the
+    interval of waiting."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     places = np.arange(len(rows))
     small = [name for name in PARTS if name not in LARGE_PARTS]
@@ -258,7 +261,15 @@ def parts_over_devices(figure: plt.Figure, rows: pd.DataFrame, device: str) -> N
             height = rows[name].fillna(0).to_numpy() * scale
             axes.bar(places, height, 0.62, bottom, color=PARTS[name][0])
             bottom += height
+            if axes is below and name == "waiting":
+                # One device waits for nobody.
+                is_one = (rows["num_devices"] == 1).to_numpy()
+                bars = [np.where(is_one, np.nan, part * scale) for part in error_bars(rows, name)]
+                look = {"fmt": "none", "color": "#222222", "capsize": 2, "linewidth": 0.8}
+                axes.errorbar(places, bottom, bars, **look)
         label_parts(axes, rows, names, scale)
+    below.set_ylim(0, None)
+    draw_dashes(above, places, ideal, "#222222", 0.8)
     above.set_ylabel("seconds per step")
     below.set_ylabel("% of the step")
     below.set_xlabel(device)
@@ -269,7 +280,7 @@ def parts_over_devices(figure: plt.Figure, rows: pd.DataFrame, device: str) -> N
 def label_parts(axes: plt.Axes, rows: pd.DataFrame, names: list[str], scale: np.ndarray) -> None:
     """Each part's name beside the last bar, in its colour; spread, where parts are thin."""
     heights = [float(rows[name].fillna(0).iloc[-1] * scale[-1]) for name in names]
-    tallest = max(float((rows[names].fillna(0).sum(axis=1) * scale).max()), 1e-12)
+    tallest = max(0.95 * axes.get_ylim()[1], 1e-12)
     top, lowest = 0.0, -0.07 * tallest  # the first one clear of the axis
     for name, height in zip(names, heights, strict=True):
         middle, top = top + height / 2, top + height

@@ -183,12 +183,16 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
         main["forward"] = main["compute"]
     main["step_time"] = main[list(figures.PARTS)].fillna(0).sum(axis=1)
     figure = plt.figure(figsize=(6.4, 4.1), layout="constrained")
-    figures.parts_over_devices(figure, main, "CPU cores")
+    batch, counts = int(main["batch_size"].iloc[0]), main["num_devices"].to_numpy()
+    allowed = figures.largest_speedup(batch, counts)
+    ideal = main["step_time"].iloc[0] * allowed[0] / allowed
+    figures.parts_over_devices(figure, main, "CPU cores", ideal)
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
+    dashes = "dashes: the least that the split of the batch allows; whiskers: interval of waiting"
     message = figures.parts_message(main.iloc[-1], "core")
     if set(main["memory"]) == {"kept"}:
         message += " (tuned malloc)"
-    figures.headline(figure, message, ", ".join(words), session.title)
+    figures.headline(figure, message, ", ".join(words), dashes, session.title)
     return figure
 
 

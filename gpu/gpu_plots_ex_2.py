@@ -140,16 +140,38 @@ def optimal_gpus(table: pd.DataFrame, *notes: str) -> plt.Figure:
 
 
 def gpu_throughput_line(table: pd.DataFrame, *notes: str) -> plt.Figure:
-    """Throughput over GPUs, a colour for each batch; bars by batch where one count was measured."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.5), layout="constrained")
+    """Throughput over GPUs, a panel for each batch; bars by batch where one count was measured."""
     table = batch_names(table)
     if table["num_devices"].nunique() == 1:
+        figure, axes = plt.subplots(figsize=(6.4, 3.5), layout="constrained")
         figures.rates_as_bars(axes, table, "GPU")
     else:
-        figures.rates_over_devices(axes, table, "GPUs")
+        figure = plt.figure(figsize=(6.4, 3.3), layout="constrained")
+        rates_by_batch(figure, table)
         notes = ("dashes: the best that the split of the batch over the GPUs allows", *notes)
     figures.headline(figure, speedup_message(table), *notes)
     return figure
+
+
+def rates_by_batch(figure: plt.Figure, table: pd.DataFrame) -> None:
+    """A panel for each series: rates with their intervals; above, the speed-up on the most GPUs."""
+    groups = list(table.groupby("series", sort=False))
+    groups.sort(key=lambda group: group[1]["batch_size"].iloc[0])
+    panels = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (series, rows) in zip(panels, groups, strict=True):
+        rows = rows.sort_values("num_devices")
+        figures.draw_ideal(axes, rows, figures.GREY, 0.6)
+        figures.intervals(axes, rows, "rate", fmt="o", color=figures.TUNED)
+        few, most = rows.iloc[0], rows.iloc[-1]
+        title = series.replace(", ", "\n")
+        if most["num_devices"] > few["num_devices"]:
+            base = "" if few["num_devices"] == 1 else f" of {few['num_devices']} GPUs"
+            title += f"\n× {most['rate'] / few['rate']:.2f}{base}"
+        axes.set_title(title, fontsize=10)
+    counts = sorted(set(table["num_devices"]))
+    panels[0].set(ylabel="images per second", ylim=(0, None), xticks=counts)
+    panels[0].set_xlim(min(counts) - 0.5, max(counts) + 0.5)
+    figure.supxlabel("GPUs", fontsize=10)
 
 
 def original_table() -> pd.DataFrame:

@@ -166,41 +166,54 @@ def real_cores(folder: Path) -> pd.DataFrame:
     return table.dropna(subset="speedup_low")
 
 
-def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, note: str) -> plt.Figure:
+CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of a label over a line
+
+
+def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str) -> plt.Figure:
     """Speed-up of a fixed batch over devices, with the best that its split allows."""
     table = table.dropna(subset="speedup")
     batch = int(table["batch_size"].max())
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     counts = np.arange(1, table["num_devices"].max() + 1)
-    allowed = figures.largest_speedup(batch, counts)
-    figures.draw_dashes(axes, counts, allowed, "#AAAAAA", 1)
     axes.plot(counts, counts, ":", color="#AAAAAA", linewidth=1)
+    measured = table["num_devices"].to_numpy()
+    allowed = figures.largest_speedup(batch, measured)
+    figures.draw_dashes(axes, measured, allowed, "#AAAAAA", 1)
+    for count, best in zip(measured, allowed, strict=True):
+        if best < count:
+            fullest = (
+                f"one of {count} has {-(-batch // count)} of {batch} images: at most {best:.3g}"
+            )
+            look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "center"}
+            axes.text(count - 0.42, best, fullest, bbox=CLEAR, **look)
     look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
     figures.intervals(axes, table, "speedup", **look)
+    cores = cores[cores["batch_size"] == batch]
     for _, row in table.iterrows():
         place = (row["num_devices"], row["speedup"])
-        look = {"color": figures.TUNED, "textcoords": "offset points", "fontsize": 9}
-        axes.annotate(f"{row['speedup']:.2f}", place, (8, -10), **look)
-    cores = cores[cores["batch_size"] == batch]
+        look = {"color": figures.TUNED, "textcoords": "offset points", "fontsize": 9, "bbox": CLEAR}
+        # At the right, but for where the real cores' own is.
+        is_taken = row["num_devices"] in set(cores["num_devices"])
+        beside, side = ((-9, -10), "right") if is_taken else ((9, -10), "left")
+        axes.annotate(f"{row['speedup']:.2f}", place, beside, ha=side, **look)
     if len(cores):
         # Beside the emulated device of the same number, not over it.
-        cores = cores.assign(at=cores["num_devices"] - 0.18)
+        cores = cores.assign(at=cores["num_devices"] + 0.22)
         figures.intervals(axes, cores, "speedup", "at", fmt="o", color="black")
         last = cores.iloc[-1]
         words = f"{last['num_devices']} real cores: {last['speedup']:.2f}"
-        look = {"textcoords": "offset points", "fontsize": 9}
-        look["arrowprops"] = {"arrowstyle": "-", "color": figures.GREY, "shrinkB": 4}
-        axes.annotate(words, (last["at"], last["speedup"]), (-10, -34), **look)
+        look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
+        axes.annotate(words, (last["at"], last["speedup"]), (9, -8), **look)
+    words = "dotted: linear; dash: the best that the split of the batch allows"
+    look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
+    axes.text(0.98, 0.04, words, transform=axes.transAxes, **look)
     end = counts[-1]
-    words = f"dotted: linear\ndashes: the best that a split of {batch} images allows"
-    look = {"color": figures.GREY, "fontsize": 9, "ha": "right"}
-    axes.text(0.98, 0.05, words, transform=axes.transAxes, **look)
     axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
     axes.set(xlim=(0.4, end + 0.7), ylim=(0, end + 0.4), xticks=counts)
     last = table.iloc[-1]
     message = f"{last['speedup']:.1f} times as fast on {last['num_devices']:.0f} emulated devices"
-    why = "an emulated device is a share of a core: read it as an upper bound for real cores"
-    figures.headline(figure, f"{message}, at a fixed batch of {batch}", why, note)
+    why = f"an emulated device is {100 * share:.0f} % of a core; real cores also compete for memory"
+    figures.headline(figure, f"{message}, at a fixed batch of {batch}", f"{why}: expect less", note)
     return figure
 
 
@@ -208,9 +221,11 @@ def draw_components(curve: pd.DataFrame, note: str) -> plt.Figure:
     """The parts of a step over emulated devices with 4 images each."""
     rows = curve[curve["kind"] == "weak"].sort_values("num_devices")
     figure = plt.figure(figsize=(6.4, 4.1), layout="constrained")
-    figures.parts_over_devices(figure, rows, "emulated devices, 4 images each")
+    ideal = np.full(len(rows), rows["step_time"].iloc[0])
+    figures.parts_over_devices(figure, rows, "emulated devices, 4 images each, tuned malloc", ideal)
     message = figures.parts_message(rows.iloc[-1], "emulated device")
-    figures.headline(figure, message, "tuned malloc, means over ranks and runs", note)
+    words = "means over ranks and runs; dashes: one device; whiskers: 95 % interval of waiting"
+    figures.headline(figure, message, words, note)
     return figure
 
 
@@ -257,7 +272,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     own["emulation"] = pd.DataFrame([emulation])
     note = f"median and 95 % interval of ratios within rounds; {figures.make_title(folder, runs)}"
     drawn = {
-        "curve": draw_curve(own["results"], real_cores(folder), note),
+        "curve": draw_curve(own["results"], real_cores(folder), float(main["share"]), note),
         "components": draw_components(own["curve"], figures.make_title(folder, runs)),
     }
     return tables.Study(own, answers(own), drawn)
