@@ -247,8 +247,8 @@ def parts_over_devices(
     figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray
 ) -> None:
     """The parts of a step over the number of devices, stacked, with the step that would be ideal
-    (s); below, enlarged, all parts but the two large ones, in per cent of the step, with the
-    interval of waiting."""
+    (s), and by how much it is longer; below, enlarged, all parts but the two large ones, in per
+    cent of the step."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     places = np.arange(len(rows))
     small = [name for name in PARTS if name not in LARGE_PARTS]
@@ -261,15 +261,15 @@ def parts_over_devices(
             height = rows[name].fillna(0).to_numpy() * scale
             axes.bar(places, height, 0.62, bottom, color=PARTS[name][0])
             bottom += height
-            if axes is below and name == "waiting":
-                # One device waits for nobody.
-                is_one = (rows["num_devices"] == 1).to_numpy()
-                bars = [np.where(is_one, np.nan, part * scale) for part in error_bars(rows, name)]
-                look = {"fmt": "none", "color": "#222222", "capsize": 2, "linewidth": 0.8}
-                axes.errorbar(places, bottom, bars, **look)
         label_parts(axes, rows, names, scale)
     below.set_ylim(0, None)
     draw_dashes(above, places, ideal, "#222222", 0.8)
+    steps = rows[list(PARTS)].fillna(0).sum(axis=1).to_numpy()
+    for place, step, best in zip(places[1:], steps[1:], ideal[1:], strict=True):
+        longer = f"{100 * (step / best - 1):+.0f} %"
+        look = {"ha": "center", "fontsize": 8.5, "textcoords": "offset points"}
+        above.annotate(longer, (place, max(step, best)), (0, 2), **look)
+    above.set_ylim(0, 1.1 * max(steps.max(), ideal.max()))
     above.set_ylabel("seconds per step")
     below.set_ylabel("% of the step")
     below.set_xlabel(device)

@@ -188,7 +188,7 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     ideal = main["step_time"].iloc[0] * allowed[0] / allowed
     figures.parts_over_devices(figure, main, "CPU cores", ideal)
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
-    dashes = "dashes: the least that the split of the batch allows; whiskers: interval of waiting"
+    dashes = "dashes and percent: against the least that the split of the batch allows"
     message = figures.parts_message(main.iloc[-1], "core")
     if set(main["memory"]) == {"kept"}:
         message += " (tuned malloc)"

@@ -139,17 +139,17 @@ def optimal_gpus(table: pd.DataFrame, *notes: str) -> plt.Figure:
     return figure
 
 
-def gpu_throughput_line(table: pd.DataFrame, *notes: str) -> plt.Figure:
+def gpu_throughput_line(table: pd.DataFrame, *notes: str, whose: str = "") -> plt.Figure:
     """Throughput over GPUs, a panel for each batch; bars by batch where one count was measured."""
     table = batch_names(table)
     if table["num_devices"].nunique() == 1:
         figure, axes = plt.subplots(figsize=(6.4, 3.5), layout="constrained")
         figures.rates_as_bars(axes, table, "GPU")
     else:
-        figure = plt.figure(figsize=(6.4, 3.3), layout="constrained")
+        figure = plt.figure(figsize=(7.4, 3.3), layout="constrained")
         rates_by_batch(figure, table)
         notes = ("dashes: the best that the split of the batch over the GPUs allows", *notes)
-    figures.headline(figure, speedup_message(table), *notes)
+    figures.headline(figure, whose + speedup_message(table), *notes)
     return figure
 
 
@@ -188,7 +188,10 @@ def draw_original(folder: Path) -> None:
     note = f"{note}; {figures.how_many(table)}"
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(figures.STYLE):
-        figures.save(gpu_throughput_line(table, note), folder / "gpu_throughput_line")
+        figures.save(
+            gpu_throughput_line(table, note, whose="Original study: "),
+            folder / "gpu_throughput_line",
+        )
         figures.save(optimal_gpus(table, note), folder / "optimal_gpus")
     print(f"two charts of the original study's rows are in {folder}")
 

@@ -224,7 +224,7 @@ def draw_components(curve: pd.DataFrame, note: str) -> plt.Figure:
     ideal = np.full(len(rows), rows["step_time"].iloc[0])
     figures.parts_over_devices(figure, rows, "emulated devices, 4 images each, tuned malloc", ideal)
     message = figures.parts_message(rows.iloc[-1], "emulated device")
-    words = "means over ranks and runs; dashes: one device; whiskers: 95 % interval of waiting"
+    words = "means over ranks and runs; dashes and percent: against the step of one device"
     figures.headline(figure, message, words, note)
     return figure
 

@@ -142,12 +142,12 @@ def draw_steps(variants: pd.DataFrame, note: str) -> figures.plt.Figure:
     axes.errorbar(rows["rate"], places, fmt="none", xerr=bars, color="#222222", capsize=3)
     for place, row in rows.iterrows():
         words = f"{row['rate']:.3g} img/s"
-        words += f"   × {row['gain']:.2f}" if place else ""
-        words += "" if place == 0 or is_faster[place - 1] else "   no clear gain"
+        if place:
+            words += f"   × {row['gain']:.2f}" if is_faster[place - 1] else "   no clear gain"
         look = {"va": "center", "textcoords": "offset points", "fontsize": 9.5}
         axes.annotate(words, (row["rate_high"], place), (6, 0), **look)
     axes.set_yticks(places, list(steps))
-    axes.set(xlabel="images per second", xlim=(0, 1.85 * rows["rate_high"].max()))
+    axes.set(xlabel="images per second", xlim=(0, 1.5 * rows["rate_high"].max()))
     axes.invert_yaxis()
     axes.grid(visible=False)
     best = rows.iloc[2]
