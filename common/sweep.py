@@ -15,7 +15,8 @@ never mix. Runs that fail are listed at the end, and the exit status is 1 then; 
 
 Settings that every sweep has, from the environment:
   NUM_RUNS=6           rounds: runs of each configuration; 6 or more give intervals
-  STEPS=  WARMUP=      measured steps of a run, and warm-up steps before them
+  STEPS=  WARMUP=      measured steps of a run, and warm-up steps before them; STEPS=0, on GPUs:
+                       as many as take 5 s, after a warm-up of 3 s
   OPTIONS=             of the training script, for all runs: OPTIONS='--model resnet18'
   VARIANTS=            options that take turns, separated by ';', in place of none:
                        VARIANTS='; --channels-last; MEMORY=kept --bucket-cap-mb 1'
@@ -75,7 +76,7 @@ INTEGERS = (r" *[1-9]\d*( +[1-9]\d*)* *", "integers >= 1 like '1 2 4'")
 SWITCH = (r"[01]", "0 or 1")
 CHECKS = {  # what a setting must look like, and in words
     "NUM_RUNS": AT_LEAST_1,
-    "STEPS": AT_LEAST_1,
+    "STEPS": (r"\d{1,7}", "an integer >= 0"),
     "WARMUP": (r"\d{1,7}", "an integer >= 0"),
     "RUN_TIMEOUT": AT_LEAST_1,
     "NNODES": AT_LEAST_1,

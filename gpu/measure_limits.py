@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 
 COLUMNS = "round gpus batch_size precision channels_last workers what rate".split()
+STEPS = 100  # unless --steps says otherwise
 QUEUES = 5  # so many times the loader's queue is measured
 
 
@@ -38,6 +39,7 @@ def read_arguments() -> tuple[argparse.Namespace, argparse.Namespace]:
     parser.add_argument("--output", type=Path, required=True, help="CSV file; rows are added")
     own, others = parser.parse_known_args()
     run = training.parse_arguments(others)
+    run.steps = run.steps or STEPS
     run.mode = "single_process" if training.RANKS == 1 else "no_communication"
     return own, run
 

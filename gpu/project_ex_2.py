@@ -19,9 +19,11 @@ import csv
 import ctypes
 import difflib
 import functools
+import gc
 import inspect
 import itertools
 import json
+import math
 import os
 import re
 import resource
@@ -57,7 +59,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     workers = int(os.environ.get("WORKERS", workers))
     # What is computed.
     add("--batch-size", type=at_least(1), default=32, help="images per step, over all ranks")
-    add("--steps", type=at_least(1), default=100, help="measured steps, after the warm-up")
+    add(
+        "--steps",
+        type=at_least(0),
+        default=0,
+        help="measured steps, after the warm-up; 0: as many as take 5 s, and a warm-up of 3 s",
+    )
     add("--warmup", type=at_least(0), default=20, help="first steps, kept but marked warmup=1")
     add("--model", type=network, default="densenet121", metavar="NAME", help="of torchvision")
     add("--image-size", type=at_least(32), default=224, help="pixels per side, after the crop")
@@ -107,6 +114,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 # ---- one run
 
 PATIENCE_S = 30  # for the first all-reduce
+# Of --steps 0: a GPU's clock takes seconds to settle, and DDP has the host wait in its first steps.
+WARMUP_S, LEAST_WARMUP = 3.0, 12
+MEASURED_S, LEAST_STEPS = 5.0, 50
 OUT_OF_MEMORY = re.compile("out of memory|ALLOC_FAILED|CUDNN_STATUS_NOT_INITIALIZED")
 
 
@@ -125,6 +135,8 @@ def measure(args: argparse.Namespace) -> None:
         predicted = fit_batch(args, RANKS, card)
         if own_gpus and RANKS > 1:
             try_all_reduce(PATIENCE_S)
+        if args.steps == 0:
+            args.warmup, args.steps = steps_by_time(args, images, timeline.device)
         train(args, timeline, images, predicted)
     except CardError as error:
         raise RunError(str(error)) from None
@@ -138,6 +150,27 @@ def measure(args: argparse.Namespace) -> None:
         step = len(timeline.reductions) - 1
         give_up(args, predicted, card.bytes, f"out of memory in step {step}")
     dist.destroy_process_group()
+
+
+def steps_by_time(args: argparse.Namespace, images: "Images", device: "Device") -> tuple[int, int]:
+    """Warm-up and measured steps that take long enough, by a trial of some steps; the same number
+    on all ranks."""
+    trial = argparse.Namespace(**vars(args) | {"warmup": 5, "steps": 5})
+    timeline = Timeline(device)
+    model = build_model(trial, timeline)
+    learner = Learner(model, torch.optim.SGD(model.parameters()), 1.0, args.micro_batches)
+    steps = run_steps(trial, learner, load_batches(trial, images, device), timeline)
+    own = sum(step["step_time"] for step in steps[trial.warmup :]) / trial.steps
+    slowest = torch.tensor(own, dtype=torch.float64)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    # DDP and its hook refer to each other: their memory is not to count as the run's.
+    del model, learner, timeline
+    gc.collect()
+    counts = (WARMUP_S, LEAST_WARMUP), (MEASURED_S, LEAST_STEPS)
+    warmup, measured = (
+        max(least, math.ceil(seconds / slowest.item())) for seconds, least in counts
+    )
+    return warmup, measured
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -12,7 +12,7 @@
 #   DEVICE=cuda     cpu: to test the program without a GPU
 #   STAGES="a b c d e f"
 #     a  the tests that need a GPU: clocks, gradients, predicted memory; if one fails, it ends here
-#     b  fp32, and bf16 with channels last, on 1 GPU at batch 16, 32, 64, 128; 6 rounds
+#     b  fp32, tf32, and bf16 with channels last, on 1 GPU at batch 16, 32, 64, 128; 6 rounds
 #     c  memory, predicted and allocated: other batches, 160 pixels, bf16, a card of 10.91 GiB
 #     d  the CPU experiment on 1, 2, 4 and 8 cores of this machine, if it has them
 #     e  what limits the largest batch in bf16 with channels last: the loader alone, no loading at all,
@@ -61,7 +61,7 @@ limits() {
   count=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())")
   for round in 1 2 3 4 5 6; do
     local measure=("$here/measure_limits.py" --round "$round" --output "$RESULTS_DIR/limits.csv"
-      --device "$DEVICE" --steps "${STEPS:-100}" --warmup "${WARMUP:-20}"
+      --device "$DEVICE" --steps "${STEPS:-0}" --warmup "${WARMUP:-20}"
       ${DATA_DIR:+--data "$DATA_DIR"} "$@")
     run_in_time "$PYTHON" "${measure[@]}"
     ((count < 2)) || run_in_time "$PYTHON" "${torchrun[@]}" "$count" "${measure[@]}"
@@ -106,7 +106,7 @@ for stage in $STAGES; do
       ;;
     b)
       gpus GPU_COUNTS=1 NUM_RUNS=6 BATCH_SIZES="$BATCH_SIZES" \
-        VARIANTS="; --precision bf16 --channels-last"
+        VARIANTS="; --precision tf32; --precision bf16 --channels-last"
       ;;
     c)
       gpus "${once[@]}" BATCH_SIZES="48 96" VARIANTS="$check; $check --precision bf16"

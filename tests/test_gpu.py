@@ -39,6 +39,22 @@ def fails_with(script, monkeypatch, capsys, *arguments):
     return err
 
 
+def test_steps_by_time(data, tmp_path):
+    """Of two ranks, which must agree on them; on a CPU, at a tiny size."""
+    output = tmp_path / "times_run1.csv"
+    options = ["--data", data, "--output", output, "--batch-size", 4, "--model", "resnet18"]
+    options += ["--image-size", 32, "--workers", 0, "--steps", 0, *ON_CPU]
+    done = launch(2, REPOSITORY / SCRIPT, *options)
+    assert done.returncode == 0, done.stderr
+    seconds = {"0": 0.0, "1": 0.0}
+    for row in read_rows(output):
+        if row["rank"] == "0":
+            seconds[row["warmup"]] += float(row["step_time"])
+    steps = [int(row["step"]) for row in read_rows(output) if row["warmup"] == "0"]
+    # As long as the trial said; a machine may be busy in it, or after it.
+    assert seconds["1"] > 1.0 and seconds["0"] > 1.7 and len(steps) >= 2 * 50
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu(script, monkeypatch, capsys, data):
     err = fails_with(script, monkeypatch, capsys, "--data", data)

@@ -142,6 +142,7 @@ def test_outside_the_block_the_same_name_does_the_same_job():
     same = {"parse_arguments", "measure", "build_device", "machine"}
     assert set(cpu) - same == {"take_cores", "take_share"}  # by pinning, and by a control group
     only_gpu = {"mark", "has_code", "check_card", "is_out_of_memory", "try_all_reduce"}
+    only_gpu |= {"steps_by_time"}
     assert set(gpu) - same == only_gpu
     assert all(len(cpu[name]) == len(gpu[name]) for name in same)
 
