@@ -232,23 +232,25 @@ def rates_as_bars(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
     axes.tick_params(axis="x", length=0)
 
 
-def parts_message(row: pd.Series, device: str) -> str:
-    """How much of a step is computing, and how much is waiting, in a sentence."""
+def parts_message(row: pd.Series, device: str, ideal: float = 0.0) -> str:
+    """How much of a step is computing, or by how much it is longer than an ideal one (s), and how
+    much is waiting, in a sentence."""
     step = row[list(PARTS)].fillna(0).sum()
     waiting = 100 * np.nan_to_num(row["waiting"]) / step
     computing = 100 * (row["forward"] + np.nan_to_num(row["backward"])) / step
-    message = (
-        f"On {count_text(row['num_devices'], device)} {computing:.0f} % of a step is computing"
-    )
-    return message + (f", {waiting:.1f} % waiting for others" if waiting >= 0.5 else "")
+    message = f"{computing:.0f} % of a step is computing"
+    if ideal and step > 1.005 * ideal:
+        message = f"a step is {100 * (step / ideal - 1):.0f} % longer than ideal"
+    message = f"On {count_text(row['num_devices'], device)} {message}"
+    return message + (f", {waiting:.1f} % is waiting" if waiting >= 0.5 else "")
 
 
 def parts_over_devices(
     figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray
-) -> None:
+) -> plt.Axes:
     """The parts of a step over the number of devices, stacked, with the step that would be ideal
     (s), and by how much it is longer; below, enlarged, all parts but the two large ones, in per
-    cent of the step."""
+    cent of the step. Returns the axes below."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     places = np.arange(len(rows))
     small = [name for name in PARTS if name not in LARGE_PARTS]
@@ -275,6 +277,7 @@ def parts_over_devices(
     below.set_xlabel(device)
     below.set_xticks(places, rows["num_devices"])
     above.set_xlim(-0.5, len(rows) - 0.5 + 0.6 * max(1, len(rows) / 4))
+    return below
 
 
 def label_parts(axes: plt.Axes, rows: pd.DataFrame, names: list[str], scale: np.ndarray) -> None:

@@ -189,7 +189,7 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     figures.parts_over_devices(figure, main, "CPU cores", ideal)
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
     dashes = "dashes and percent: against the least that the split of the batch allows"
-    message = figures.parts_message(main.iloc[-1], "core")
+    message = figures.parts_message(main.iloc[-1], "core", ideal[-1])
     if set(main["memory"]) == {"kept"}:
         message += " (tuned malloc)"
     figures.headline(figure, message, ", ".join(words), dashes, session.title)

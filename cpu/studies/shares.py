@@ -217,14 +217,35 @@ def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str
     return figure
 
 
-def draw_components(curve: pd.DataFrame, note: str) -> plt.Figure:
-    """The parts of a step over emulated devices with 4 images each."""
+def draw_components(curve: pd.DataFrame, losses: pd.DataFrame, note: str) -> plt.Figure:
+    """The parts of a step over emulated devices with 4 images each; below, what is lost of it, with
+    intervals."""
     rows = curve[curve["kind"] == "weak"].sort_values("num_devices")
     figure = plt.figure(figsize=(6.4, 4.1), layout="constrained")
     ideal = np.full(len(rows), rows["step_time"].iloc[0])
-    figures.parts_over_devices(figure, rows, "emulated devices, 4 images each, tuned malloc", ideal)
-    message = figures.parts_message(rows.iloc[-1], "emulated device")
-    words = "means over ranks and runs; dashes and percent: against the step of one device"
+    device = "emulated devices, 4 images each, tuned malloc"
+    below = figures.parts_over_devices(figure, rows, device, ideal)
+    for drawn in [*below.patches, *below.texts]:
+        drawn.remove()
+    place = {count: number for number, count in enumerate(rows["num_devices"])}
+    for part, beside, word in (
+        ("waiting", -0.1, "waiting"),
+        ("transfer", 0.1, "all-reduce not hidden"),
+    ):
+        at = losses.assign(at=losses["num_devices"].map(place) + beside)
+        colour = figures.PARTS[part][0]
+        figures.intervals(below, at, f"{part}_percent", "at", fmt="o", color=colour)
+        last = (at["at"].iloc[-1], at[f"{part}_percent"].iloc[-1])
+        look = {"color": colour, "fontweight": "bold", "fontsize": 8.5, "va": "center"}
+        below.annotate(word, last, (14, 0), textcoords="offset points", **look)
+    low, high = losses["waiting_percent_low"].min(), losses["waiting_percent_high"].max()
+    below.set_ylim(min(0, 1.2 * low), 1.08 * high)
+    last = losses.iloc[-1]
+    message = (
+        f"On {last['num_devices']:.0f} emulated devices {last['work_percent']:.0f} % of a step"
+    )
+    message += f" is a rank's own work, {last['waiting_percent']:.1f} % waiting"
+    words = "dashes and percent: against the step of one device; points: mean and 95 % interval"
     figures.headline(figure, message, words, note)
     return figure
 
@@ -273,6 +294,8 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     note = f"median and 95 % interval of ratios within rounds; {figures.make_title(folder, runs)}"
     drawn = {
         "curve": draw_curve(own["results"], real_cores(folder), float(main["share"]), note),
-        "components": draw_components(own["curve"], figures.make_title(folder, runs)),
+        "components": draw_components(
+            own["curve"], own["losses"], figures.make_title(folder, runs)
+        ),
     }
     return tables.Study(own, answers(own), drawn)
