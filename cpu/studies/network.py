@@ -149,7 +149,8 @@ def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
     axes.axhline(1, color="#222222", linewidth=0.8)
     axes.set_xticks(range(len(links)), map(link_name, links))
     axes.set(ylabel="step, times one without network", ylim=(0, top))
-    hosts = f"{own['num_devices'].iloc[0]} emulated hosts, 4 images each, links slowed by the same factor"
+    hosts = f"{own['num_devices'].iloc[0]} emulated hosts, 4 images each"
+    hosts += ", links slowed by the same factor"
     figures.headline(figure, cost_message(own), f"{hosts}; {figures.how_many(own)}", note)
     return figure
 
