@@ -233,20 +233,24 @@ def rates_as_bars(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
 
 
 def parts_message(row: pd.Series, device: str, ideal: float = 0.0) -> str:
-    """How much of a step is computing, or by how much it is longer than an ideal one (s), and how
-    much is waiting, in a sentence."""
+    """How much of a step is computing, and how much is waiting; or by how much it is longer than an
+    ideal one (s), and mostly why."""
     step = row[list(PARTS)].fillna(0).sum()
     waiting = 100 * np.nan_to_num(row["waiting"]) / step
     computing = 100 * (row["forward"] + np.nan_to_num(row["backward"])) / step
-    message = f"{computing:.0f} % of a step is computing"
+    where = f"On {count_text(row['num_devices'], device)}"
     if ideal and step > 1.005 * ideal:
-        message = f"a step is {100 * (step / ideal - 1):.0f} % longer than ideal"
-    message = f"On {count_text(row['num_devices'], device)} {message}"
+        causes = {"waiting": row["waiting"], "communication": row["transfer"] + row["ddp"]}
+        causes = {name: np.nan_to_num(seconds) for name, seconds in causes.items()}
+        causes["slower computing"] = step - ideal - sum(causes.values())
+        longer = f"a step is {100 * (step / ideal - 1):.0f} % longer than ideal"
+        return f"{where} {longer}, mostly by {max(causes, key=causes.get)}"
+    message = f"{where} {computing:.0f} % of a step is computing"
     return message + (f", {waiting:.1f} % is waiting" if waiting >= 0.5 else "")
 
 
 def parts_over_devices(
-    figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray
+    figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray | None = None
 ) -> plt.Axes:
     """The parts of a step over the number of devices, stacked, with the step that would be ideal
     (s), and by how much it is longer; below, enlarged, all parts but the two large ones, in per
@@ -265,13 +269,14 @@ def parts_over_devices(
             bottom += height
         label_parts(axes, rows, names, scale)
     below.set_ylim(0, None)
-    draw_dashes(above, places, ideal, "#222222", 0.8)
-    steps = rows[list(PARTS)].fillna(0).sum(axis=1).to_numpy()
-    for place, step, best in zip(places[1:], steps[1:], ideal[1:], strict=True):
-        longer = f"{100 * (step / best - 1):+.0f} %"
-        look = {"ha": "center", "fontsize": 8.5, "textcoords": "offset points"}
-        above.annotate(longer, (place, max(step, best)), (0, 2), **look)
-    above.set_ylim(0, 1.1 * max(steps.max(), ideal.max()))
+    if ideal is not None:
+        draw_dashes(above, places, ideal, "#222222", 0.8)
+        steps = rows[list(PARTS)].fillna(0).sum(axis=1).to_numpy()
+        for place, step, best in zip(places[1:], steps[1:], ideal[1:], strict=True):
+            longer = f"{100 * (step / best - 1):+.0f} %"
+            look = {"ha": "center", "fontsize": 8.5, "textcoords": "offset points"}
+            above.annotate(longer, (place, max(step, best)), (0, 2), **look)
+        above.set_ylim(0, 1.1 * max(steps.max(), ideal.max()))
     above.set_ylabel("seconds per step")
     below.set_ylabel("% of the step")
     below.set_xlabel(device)

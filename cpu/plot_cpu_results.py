@@ -160,6 +160,7 @@ def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure
     notes += [f"{session.title}; {figures.how_many(ddp)}"]
     if ddp["num_devices"].nunique() <= 2 and not session.is_original:
         figures.rates_as_bars(axes, ddp, "core")
+        notes.append("×: median of the ratios within rounds")
     else:
         figures.rates_over_devices(axes, ddp, "CPU cores")
         notes.insert(0, "dashes: the best that the split of the batch over the cores allows")

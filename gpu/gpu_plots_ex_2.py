@@ -165,8 +165,8 @@ def rates_by_batch(figure: plt.Figure, table: pd.DataFrame) -> None:
         few, most = rows.iloc[0], rows.iloc[-1]
         title = series.replace(", ", "\n")
         if most["num_devices"] > few["num_devices"]:
-            base = "" if few["num_devices"] == 1 else f" of {few['num_devices']} GPUs"
-            title += f"\n× {most['rate'] / few['rate']:.2f}{base}"
+            counts = f"{most['num_devices']} over {few['num_devices']}"
+            title += f"\n{counts}: × {most['rate'] / few['rate']:.2f}"
         axes.set_title(title, fontsize=10)
     counts = sorted(set(table["num_devices"]))
     panels[0].set(ylabel="images per second", ylim=(0, None), xticks=counts)

@@ -222,9 +222,8 @@ def draw_components(curve: pd.DataFrame, losses: pd.DataFrame, note: str) -> plt
     intervals."""
     rows = curve[curve["kind"] == "weak"].sort_values("num_devices")
     figure = plt.figure(figsize=(6.4, 4.1), layout="constrained")
-    ideal = np.full(len(rows), rows["step_time"].iloc[0])
     device = "emulated devices, 4 images each, tuned malloc"
-    below = figures.parts_over_devices(figure, rows, device, ideal)
+    below = figures.parts_over_devices(figure, rows, device)
     for drawn in [*below.patches, *below.texts]:
         drawn.remove()
     place = {count: number for number, count in enumerate(rows["num_devices"])}
@@ -245,8 +244,7 @@ def draw_components(curve: pd.DataFrame, losses: pd.DataFrame, note: str) -> plt
         f"On {last['num_devices']:.0f} emulated devices {last['work_percent']:.0f} % of a step"
     )
     message += f" is a rank's own work, {last['waiting_percent']:.1f} % waiting"
-    words = "dashes and percent: against the step of one device; points: mean and 95 % interval"
-    figures.headline(figure, message, words, note)
+    figures.headline(figure, message, "below: mean and 95 % interval over runs", note)
     return figure
 
 
