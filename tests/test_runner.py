@@ -413,6 +413,7 @@ def works_for(rows: Path) -> list[Path]:
     return found
 
 
+@pytest.mark.timeout(3600)
 def test_no_run_goes_on_whose_sweep_is_killed_as_it_starts(listing):
     """Within a run's first second, again and again; a run that went on would last a minute."""
     dice, rows = random.Random(KILLS), listing.parent / "rows"

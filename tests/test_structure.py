@@ -33,7 +33,7 @@ ASKS_FOR_THE_DEVICE = re.compile(r"cuda|accelerator|is_available|\.type\b")
 # Expressions and statements outside the tests, the shared block counted once. The design asked for
 # 26,000; the runner, readers and studies of that time have 32,700, the search for settings, the
 # studies malloc and curve, and what GPUs need (their limits and clocks) came after.
-MOST_NODES = 41_500
+MOST_NODES = 42_000
 
 
 def split(path: str | Path) -> tuple[str, str]:
