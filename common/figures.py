@@ -31,10 +31,20 @@ NAMES = {
     "ddp": "copying gradients back (DDP)",
     "transfer": "all-reduce not hidden",
 }
+SHORT = {"transfer": "all-reduce", "ddp": "copying"}
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 GREY, BETTER, WORSE = "#666666", "#0072B2", "#D55E00"
 DEFAULT, TUNED = "#777777", "#0072B2"  # malloc
 LARGE_PARTS = ("forward", "backward")
+COMPUTING = "computing"  # both of them
+CAUSES = {
+    COMPUTING: "slower computing",
+    "loading": "slower loading",
+    "optimizer": "a slower optimizer",
+    "transfer": "communication",
+    "ddp": "communication",
+    "waiting": "waiting",
+}
 MOST_LABELS = 10  # devices up to which each point has its value beside it
 STYLE = {
     "figure.figsize": (6.4, 4.2),
@@ -139,13 +149,15 @@ def largest_speedup(batch: int, counts: np.ndarray) -> np.ndarray:
     return batch / np.ceil(batch / counts)
 
 
-def draw_ideal(axes: plt.Axes, rows: pd.DataFrame, colour: str, alpha: float) -> None:
+def draw_ideal(axes: plt.Axes, rows: pd.DataFrame, colour: str, alpha: float) -> float:
     """The best rate that the split of the batch allows, from the fewest devices' rate on: a dash at
-    each number of devices."""
+    each number of devices. Returns that on the most."""
     base, batch = rows.iloc[0], int(rows["batch_size"].iloc[0])
     counts = np.arange(base["num_devices"], rows["num_devices"].max() + 1)
     allowed = largest_speedup(batch, counts)
-    draw_dashes(axes, counts, base["rate"] * allowed / allowed[0], colour, alpha)
+    best = base["rate"] * allowed / allowed[0]
+    draw_dashes(axes, counts, best, colour, alpha)
+    return float(best[-1])
 
 
 def draw_dashes(
@@ -232,72 +244,86 @@ def rates_as_bars(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
     axes.tick_params(axis="x", length=0)
 
 
-def parts_message(row: pd.Series, device: str, ideal: float = 0.0) -> str:
-    """How much of a step is computing, and how much is waiting; or by how much it is longer than an
-    ideal one (s), and mostly why."""
-    step = row[list(PARTS)].fillna(0).sum()
-    waiting = 100 * np.nan_to_num(row["waiting"]) / step
-    computing = 100 * (row["forward"] + np.nan_to_num(row["backward"])) / step
-    where = f"On {count_text(row['num_devices'], device)}"
-    if ideal and step > 1.005 * ideal:
-        causes = {"waiting": row["waiting"], "communication": row["transfer"] + row["ddp"]}
-        causes = {name: np.nan_to_num(seconds) for name, seconds in causes.items()}
-        causes["slower computing"] = step - ideal - sum(causes.values())
-        longer = f"a step is {100 * (step / ideal - 1):.0f} % longer than ideal"
-        return f"{where} {longer}, mostly by {max(causes, key=causes.get)}"
-    message = f"{where} {computing:.0f} % of a step is computing"
-    return message + (f", {waiting:.1f} % is waiting" if waiting >= 0.5 else "")
+def parts_message(row: pd.Series, device: str) -> str:
+    """How much of a step is computing, and how much is waiting."""
+    parts = row[list(PARTS)].astype(float).fillna(0)
+    step, waiting = parts.sum(), parts["waiting"]
+    computing = 100 * parts[list(LARGE_PARTS)].sum() / step
+    devices = count_text(int(row["num_devices"]), device)
+    message = f"On {devices} {computing:.0f} % of a step is computing"
+    return message + (
+        f", {100 * waiting / step:.1f} % is waiting" if waiting > 0.005 * step else ""
+    )
+
+
+def longer_message(rows: pd.DataFrame, device: str, ideal: np.ndarray) -> str:
+    """By how much a step on the most devices is longer than an ideal one (s), and mostly why."""
+    row, longer = rows.iloc[-1], longer_parts(rows, ideal).iloc[-1]
+    if longer.sum() <= 0.005:
+        return parts_message(row, device)
+    devices = count_text(int(row["num_devices"]), device)
+    why = longer.groupby(CAUSES).sum().idxmax()
+    return f"On {devices} a step is {100 * longer.sum():.1f} % longer than ideal, mostly by {why}"
+
+
+def longer_parts(rows: pd.DataFrame, ideal: np.ndarray) -> pd.DataFrame:
+    """How much longer each part is than in an ideal step (s), as a share of that step, whose parts
+    are the first row's, all shortened alike."""
+    parts = rows[list(PARTS)].fillna(0)
+    parts.insert(0, COMPUTING, parts.pop("forward") + parts.pop("backward"))
+    return (parts - np.outer(ideal / ideal[0], parts.iloc[0])).div(ideal, axis=0)
 
 
 def parts_over_devices(
-    figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray | None = None
-) -> plt.Axes:
-    """The parts of a step over the number of devices, stacked, with the step that would be ideal
-    (s), and by how much it is longer; below, enlarged, all parts but the two large ones, in per
-    cent of the step. Returns the axes below."""
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    places = np.arange(len(rows))
-    small = [name for name in PARTS if name not in LARGE_PARTS]
-    for axes, names, scale in (
-        (above, list(PARTS), np.ones(len(rows))),
-        (below, small, 100 / rows["step_time"].to_numpy()),
-    ):
-        bottom = np.zeros(len(rows))
-        for name in names:
-            height = rows[name].fillna(0).to_numpy() * scale
-            axes.bar(places, height, 0.62, bottom, color=PARTS[name][0])
-            bottom += height
-        label_parts(axes, rows, names, scale)
-    below.set_ylim(0, None)
-    if ideal is not None:
-        draw_dashes(above, places, ideal, "#222222", 0.8)
-        steps = rows[list(PARTS)].fillna(0).sum(axis=1).to_numpy()
-        for place, step, best in zip(places[1:], steps[1:], ideal[1:], strict=True):
-            longer = f"{100 * (step / best - 1):+.0f} %"
-            look = {"ha": "center", "fontsize": 8.5, "textcoords": "offset points"}
-            above.annotate(longer, (place, max(step, best)), (0, 2), **look)
-        above.set_ylim(0, 1.1 * max(steps.max(), ideal.max()))
-    above.set_ylabel("seconds per step")
-    below.set_ylabel("% of the step")
-    below.set_xlabel(device)
-    below.set_xticks(places, rows["num_devices"])
-    above.set_xlim(-0.5, len(rows) - 0.5 + 0.6 * max(1, len(rows) / 4))
-    return below
+    figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray
+) -> None:
+    """The parts of a step over the number of devices, with the step that would be ideal (s), and by
+    how much it is longer; at the right, of the last one, which parts are why."""
+    grid = figure.add_gridspec(1, 8)
+    left = figure.add_subplot(grid[:5] if len(rows) > 1 else grid[:])
+    parts = rows[list(PARTS)].fillna(0)
+    bottom, lowest = np.zeros(len(parts)), -np.inf
+    tallest = 1.12 * max(*parts.sum(axis=1), *ideal)
+    for name in PARTS:
+        height = parts[name].to_numpy()
+        left.bar(range(len(parts)), height, 0.62, bottom, color=PARTS[name][0])
+        bottom += height
+        # Beside the last bar, apart if it is low. At the right all are named.
+        if height[-1] > (0 if name in LARGE_PARTS else 0.04 * tallest):
+            lowest = max(bottom[-1] - height[-1] / 2, lowest + 0.08 * tallest)
+            words = f"{SHORT.get(name, name)} {100 * height[-1] / parts.iloc[-1].sum():.0f} %"
+            look = {"color": PARTS[name][0], "fontsize": 8.5, "va": "center", "fontweight": "bold"}
+            left.text(len(parts) - 0.65, lowest, words, **look)
+    draw_dashes(left, np.arange(len(rows)), ideal, "#222222", 0.8)
+    look = {"ha": "center", "fontsize": 8.5, "textcoords": "offset points"}
+    left.annotate("ideal", (0, ideal[0]), (0, 3), **look)
+    for place in range(1, len(rows) if len(rows) <= 4 else 1):  # of more they lie on each other
+        longer = f"{100 * (bottom[place] / ideal[place] - 1):+.1f} %"
+        left.annotate(longer, (place, max(bottom[place], ideal[place])), (0, 2), **look)
+    left.set(xlabel=device, ylabel="seconds per step", ylim=(0, tallest))
+    left.set_xticks(range(len(rows)), rows["num_devices"])
+    left.set_xlim(-0.5, len(rows) - 0.5 + 0.4 * max(2, len(rows)))
+    if len(rows) > 1:
+        right = figure.add_subplot(grid[5:])
+        why_longer(right, longer_parts(rows, ideal).iloc[-1])
+        right.set_title(f"{rows['num_devices'].iloc[-1]} {device}: % longer than ideal")
 
 
-def label_parts(axes: plt.Axes, rows: pd.DataFrame, names: list[str], scale: np.ndarray) -> None:
-    """Each part's name beside the last bar, in its colour; spread, where parts are thin."""
-    heights = [float(rows[name].fillna(0).iloc[-1] * scale[-1]) for name in names]
-    tallest = max(0.95 * axes.get_ylim()[1], 1e-12)
-    top, lowest = 0.0, -0.07 * tallest  # the first one clear of the axis
-    for name, height in zip(names, heights, strict=True):
-        middle, top = top + height / 2, top + height
-        if height < 0.004 * tallest or (len(names) == len(PARTS) and name not in LARGE_PARTS):
-            continue
-        lowest = max(middle, lowest + 0.12 * tallest)
-        look = {"color": PARTS[name][0], "fontsize": 8.5, "va": "center", "fontweight": "bold"}
-        place = (len(rows) - 1 + 0.31, lowest)
-        axes.annotate(NAMES.get(name, name), place, (6, 0), "data", "offset points", **look)
+def why_longer(axes: plt.Axes, longer: pd.Series) -> None:
+    """A bar for each part of a step: how much longer it is, as a share of the whole step."""
+    is_shown = longer.abs().ge(0.0005) | longer.index.isin((COMPUTING, "waiting"))
+    percent = 100 * longer[is_shown]
+    for place, (name, value) in enumerate(percent.items()):
+        colour = PARTS.get(name, PARTS["backward"])[0]
+        axes.barh(place, value, 0.62, color=colour)
+        look = {"va": "center", "fontsize": 8.5, "textcoords": "offset points"}
+        axes.annotate(f"{value:.1f}", (max(value, 0), place), (4, 0), **look)
+    names = [NAMES.get(name, name) for name in percent.index]
+    axes.set_yticks(range(len(percent)), [textwrap.fill(name, 16) for name in names])
+    axes.set_ylim(len(percent) - 0.4, -0.6)
+    axes.margins(x=0.25)
+    axes.axvline(0, color="#222222", linewidth=0.8)
+    axes.grid(visible=False)
 
 
 def gain_colour(gain: float, low: float, high: float) -> str:

@@ -165,6 +165,9 @@ class ResultsFolder:
         """Compare the runs with their checksums. A damaged run is renamed, so that it is measured
         again. One without a checksum (its sweep was killed in between) is taken as it is found, if
         its rows can be read. Returns what to print."""
+        for part in self.path.iterdir():
+            if part.is_dir():
+                os.listdir(part)  # an error if it cannot be read: the search below passes over it
         listed, good, messages = self.read_sums(), {}, []
         for path in sorted(self.path.glob("*/times_run*.csv")):
             name = str(path.relative_to(self.path))

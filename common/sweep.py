@@ -78,6 +78,7 @@ CHECKS = {  # what a setting must look like, and in words
     "NUM_RUNS": AT_LEAST_1,
     "STEPS": (r"\d{1,7}", "an integer >= 0"),
     "WARMUP": (r"\d{1,7}", "an integer >= 0"),
+    "CYCLES": AT_LEAST_1,  # of the study curve
     "RUN_TIMEOUT": AT_LEAST_1,
     "NNODES": AT_LEAST_1,
     "MINUTES": (r"\d{1,6}(\.\d+)?", "a number of minutes"),
@@ -89,6 +90,7 @@ CHECKS = {  # what a setting must look like, and in words
     "BATCH_SIZES": INTEGERS,
     "CORE_COUNTS": INTEGERS,
     "GPU_COUNTS": INTEGERS,
+    "RESULTS_DIR": (r"[^\ud800-\udfff]*", "UTF-8"),  # other bytes are such letters
 }
 # NAME=value, as a shell has it in front of a command.
 VARIABLE = re.compile(r"[A-Z_]+=")

@@ -160,7 +160,7 @@ def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure
     notes += [f"{session.title}; {figures.how_many(ddp)}"]
     if ddp["num_devices"].nunique() <= 2 and not session.is_original:
         figures.rates_as_bars(axes, ddp, "core")
-        notes.append("×: median of the ratios within rounds")
+        notes.append("×: median of the ratios of runs made in turns")
     else:
         figures.rates_over_devices(axes, ddp, "CPU cores")
         notes.insert(0, "dashes: the best that the split of the batch over the cores allows")
@@ -183,14 +183,14 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     if main["forward"].isna().all():
         main["forward"] = main["compute"]
     main["step_time"] = main[list(figures.PARTS)].fillna(0).sum(axis=1)
-    figure = plt.figure(figsize=(6.4, 4.1), layout="constrained")
+    figure = plt.figure(figsize=(6.4, 3.3), layout="constrained")
     batch, counts = int(main["batch_size"].iloc[0]), main["num_devices"].to_numpy()
     allowed = figures.largest_speedup(batch, counts)
     ideal = main["step_time"].iloc[0] * allowed[0] / allowed
     figures.parts_over_devices(figure, main, "CPU cores", ideal)
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
     dashes = "dashes and percent: against the least that the split of the batch allows"
-    message = figures.parts_message(main.iloc[-1], "core", ideal[-1])
+    message = figures.longer_message(main, "core", ideal)
     if set(main["memory"]) == {"kept"}:
         message += " (tuned malloc)"
     figures.headline(figure, message, ", ".join(words), dashes, session.title)

@@ -12,9 +12,8 @@ all rows of (loading + compute).
 Of limits.csv in the folder (measure_limits.py) it prints what limits the rate; of FOLDER_state.csv,
 in which a sweep keeps what nvidia-smi says each second, how the GPUs' clocks were.
 
-Writes throughput_bs16 and so on, optimal_gpus, gpu_throughput_line, gpu_time_components_bar and
-gpu_memory (.png, .pdf), and summary.csv. Exit status: 0, 1 if some files were left out, 2 if
-nothing was left.
+Writes optimal_gpus, gpu_throughput_line, gpu_time_components_bar and gpu_memory (.png, .pdf), and
+summary.csv. Exit status: 0, 1 if some files were left out, 2 if nothing was left.
 """
 
 import math
@@ -35,7 +34,8 @@ GIB = 2**30
 # Bits of nvidia-smi's reasons for a lower clock that are no choice of the user: limits of power and
 # heat.
 THROTTLED = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
-STATE = ["time", "clock_mhz", "power_w", "temperature_c", "reasons"]
+STATE = ["clock_mhz", "power_w", "temperature_c"]  # nvidia-smi's columns between time and reasons
+PANELS = 4  # in a line
 LAUNCH_BOUND = 0.01  # of a step: the host is ahead of the device by less than that at its end
 
 
@@ -47,7 +47,7 @@ def bar_names(table: pd.DataFrame) -> list[str]:
     return names
 
 
-def mark_points(axes: plt.Axes, rows: pd.DataFrame, against: str = "num_devices") -> list[str]:
+def mark_points(axes: plt.Axes, rows: pd.DataFrame) -> list[str]:
     """Say at a point what makes it another one than its neighbours; returns lines that explain."""
     notes = []
     for _, row in rows.iterrows():
@@ -56,10 +56,10 @@ def mark_points(axes: plt.Axes, rows: pd.DataFrame, against: str = "num_devices"
             words.append(f"in {row['micro_batches']} micro-batches")
         if "checkpoint=1" in row["options"]:
             words.append("recomputed")
-        if row.get("host_ahead", math.nan) < LAUNCH_BOUND * row["step_time"]:
+        if row.get("host_ahead", math.nan) < LAUNCH_BOUND * row.get("step_time", math.nan):
             words.append("launch-bound")
             notes = ["launch-bound: the GPU waits for the host, which launches too slowly"]
-        place = (row[against], row["rate"])
+        place = (row["num_devices"], row["rate"])
         axes.annotate(", ".join(words), place, (5, -12), textcoords="offset points", fontsize=8)
     return notes
 
@@ -85,22 +85,6 @@ def batch_names(table: pd.DataFrame) -> pd.DataFrame:
     if table.groupby(short)["series"].nunique().max() == 1:
         return table.assign(series=short)
     return table
-
-
-def throughput_of_batch(session: figures.Session, table: pd.DataFrame) -> plt.Figure:
-    """One batch size: throughput over GPUs, with what the split allows."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.5), layout="constrained")
-    figures.rates_over_devices(axes, table, "GPUs")
-    if session.is_original:
-        for _, rows in table.groupby("series"):
-            label = "read by the original's method"
-            axes.plot(rows["num_devices"], rows["rate_original_method"], "kx", label=label)
-        axes.legend(loc="upper left")
-    own = session.skipped[session.skipped["batch_size"] == table["batch_size"].iloc[0]]
-    notes = figures.why_missing(own, table, "GPUs") + mark_points(axes, table)
-    notes.append(f"{session.title}; {figures.how_many(table)}")
-    figures.headline(figure, speedup_message(table), *notes)
-    return figure
 
 
 def best_gpus(rows: pd.DataFrame) -> list[int]:
@@ -139,46 +123,67 @@ def optimal_gpus(table: pd.DataFrame, *notes: str) -> plt.Figure:
     return figure
 
 
-def gpu_throughput_line(table: pd.DataFrame, *notes: str, whose: str = "") -> plt.Figure:
+def gpu_throughput_line(
+    table: pd.DataFrame, *notes: str, whose: str = "", is_original: bool = False
+) -> plt.Figure:
     """Throughput over GPUs, a panel for each batch; bars by batch where one count was measured."""
     table = batch_names(table)
     if table["num_devices"].nunique() == 1:
         figure, axes = plt.subplots(figsize=(6.4, 3.5), layout="constrained")
         figures.rates_as_bars(axes, table, "GPU")
     else:
-        figure = plt.figure(figsize=(7.4, 3.3), layout="constrained")
-        rates_by_batch(figure, table)
-        notes = ("dashes: the best that the split of the batch over the GPUs allows", *notes)
+        lines = math.ceil(table["series"].nunique() / PANELS)
+        figure = plt.figure(figsize=(7.4, 0.6 + 2.7 * lines), layout="constrained")
+        marks = rates_by_batch(figure, table, is_original)
+        notes = (
+            "dashes: the best that the split of the batch over the GPUs allows",
+            *marks,
+            *notes,
+        )
     figures.headline(figure, whose + speedup_message(table), *notes)
     return figure
 
 
-def rates_by_batch(figure: plt.Figure, table: pd.DataFrame) -> None:
-    """A panel for each series: rates with their intervals; above, the speed-up on the most GPUs."""
-    groups = list(table.groupby("series", sort=False))
-    groups.sort(key=lambda group: group[1]["batch_size"].iloc[0])
-    panels = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (series, rows) in zip(panels, groups, strict=True):
+def rates_by_batch(figure: plt.Figure, table: pd.DataFrame, is_original: bool) -> list[str]:
+    """A panel for each series: rates with their intervals; above, the speed-up on the most GPUs.
+    Returns lines that explain marks."""
+    groups = sorted(table.groupby("series"), key=lambda group: group[1]["batch_size"].iloc[0])
+    across, marks = min(PANELS, len(groups)), []
+    shape = (math.ceil(len(groups) / across), across)
+    panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).flat
+    for axes, (series, rows) in zip(panels, groups, strict=False):
         rows = rows.sort_values("num_devices")
-        figures.draw_ideal(axes, rows, figures.GREY, 0.6)
+        best = figures.draw_ideal(axes, rows, figures.GREY, 0.6)
         figures.intervals(axes, rows, "rate", fmt="o", color=figures.TUNED)
+        look = {"fontsize": 8.5, "textcoords": "offset points"}
+        for place, rate in zip(rows["num_devices"], rows["rate"], strict=True):
+            axes.annotate(f"{rate:.3g}", (place, rate), (5, 4), color=figures.TUNED, **look)
+        marks += mark_points(axes, rows)
+        if is_original:
+            axes.plot(rows["num_devices"], rows["rate_original_method"], "kx")
+            marks.append("x: read by the original's method")
         few, most = rows.iloc[0], rows.iloc[-1]
         title = series.replace(", ", "\n")
         if most["num_devices"] > few["num_devices"]:
+            axes.annotate(
+                "ideal", (most["num_devices"], best), (-10, 3), color=figures.GREY, **look
+            )
             counts = f"{most['num_devices']} over {few['num_devices']}"
             title += f"\n{counts}: × {most['rate'] / few['rate']:.2f}"
         axes.set_title(title, fontsize=10)
     counts = sorted(set(table["num_devices"]))
-    panels[0].set(ylabel="images per second", ylim=(0, None), xticks=counts)
+    panels[0].set(ylabel="images per second", xticks=counts)
+    panels[0].set_ylim(0, 1.1 * panels[0].get_ylim()[1])
     panels[0].set_xlim(min(counts) - 0.5, max(counts) + 0.5)
     figure.supxlabel("GPUs", fontsize=10)
+    return sorted(set(marks))
 
 
 def original_table() -> pd.DataFrame:
     """What the original study published of its GPUs: rates (img/s) with their intervals."""
     table = results.read_original(HERE.parent / "data" / "original_study.csv", "gpu")
     table = table.rename(columns={"total_batch": "batch_size"})
-    return table.assign(series="batch " + table["batch_size"].astype(str))
+    return table.assign(series="batch " + table["batch_size"].astype(str), options="")
 
 
 def draw_original(folder: Path) -> None:
@@ -271,9 +276,10 @@ def limits_text(table: pd.DataFrame) -> str:
 def state_table(state: Path, log: Path) -> pd.DataFrame:
     """One row per complete run of the log (runs.csv): medians of clock (MHz), power (W) and
     temperature (degrees C) while it lasted, and the share of the time in which it was throttled."""
-    seen = pd.read_csv(state, names=STATE, skipinitialspace=True, on_bad_lines="skip")
+    names = ["time", *STATE, "reasons"]
+    seen = pd.read_csv(state, names=names, skipinitialspace=True, on_bad_lines="skip")
     seen["time"] = pd.to_datetime(seen["time"], utc=True, errors="coerce")
-    for name in STATE[1:-1]:
+    for name in STATE:
         seen[name] = pd.to_numeric(seen[name], errors="coerce")  # a card may not know its power
     masks = seen["reasons"].astype(str).str.extract(r"0x([0-9a-fA-F]+)$", expand=False).fillna("0")
     seen["throttled"] = [int(mask, 16) & THROTTLED > 0 for mask in masks]
@@ -284,12 +290,8 @@ def state_table(state: Path, log: Path) -> pd.DataFrame:
         begun = run["date"] - pd.Timedelta(seconds=run["wall_s"])
         own = seen[(begun <= seen["time"]) & (seen["time"] <= run["date"])]
         if len(own):
-            row = {"configuration": run["configuration"], "run_id": run["run_id"]}
-            table.append(
-                row
-                | own[[*STATE[1:-1]]].median().to_dict()
-                | {"throttled": own["throttled"].mean()}
-            )
+            row = run[["configuration", "run_id"]].to_dict() | own[STATE].median().to_dict()
+            table.append(row | {"throttled": own["throttled"].mean()})
     return pd.DataFrame(table)
 
 
@@ -298,6 +300,19 @@ def state_text(table: pd.DataFrame) -> str:
     clock, slowed = table["clock_mhz"], (table["throttled"] > 0).sum()
     clocks = f"{clock.median():.0f} MHz, {clock.min():.0f} to {clock.max():.0f} between runs"
     return f"GPU clock: {clocks}; held back by power or heat in {slowed} of {len(table)} runs"
+
+
+def beside_the_runs(folder: Path) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Tables of what was measured besides, empty where there is nothing, and what they say."""
+    limits, log = folder / "limits.csv", folder / "runs.csv"
+    state = folder.with_name(f"{folder.name}_state.csv")
+    made = {"limits": pd.DataFrame(), "state": pd.DataFrame()}
+    if limits.is_file():
+        made["limits"] = limits_table(limits)
+    if state.is_file() and log.is_file():
+        made["state"] = state_table(state, log)
+    words = {"limits": limits_text, "state": state_text}
+    return made, [words[name](table).rstrip() for name, table in made.items() if len(table)]
 
 
 def draw_all(session: figures.Session) -> tables.Study:
@@ -309,30 +324,20 @@ def draw_all(session: figures.Session) -> tables.Study:
         print("no figures: nothing but shared GPUs or weak scaling was measured", file=sys.stderr)
         return tables.Study({})
     drawn = {}
-    for batch, rows in strong.groupby("batch_size"):
-        drawn[f"throughput_bs{batch}"] = throughput_of_batch(session, rows)
     missing = figures.why_missing(session.skipped, strong, "GPUs")
     notes = [*missing, f"{session.title}; {figures.how_many(strong)}"]
     drawn["optimal_gpus"] = optimal_gpus(strong, *notes)
-    drawn["gpu_throughput_line"] = gpu_throughput_line(strong, *notes)
+    is_original = session.is_original
+    drawn["gpu_throughput_line"] = gpu_throughput_line(strong, *notes, is_original=is_original)
     drawn["gpu_time_components_bar"] = gpu_time_components_bar(session, strong)
     # Memory is as good in checks of a few steps.
     whole = table[(table["mode"] == "ddp") & ~table["options"].str.contains("oversubscribe")]
     predicted = whole[whole["predicted_memory"].notna()].reset_index(drop=True)
     if len(predicted):
         drawn["gpu_memory"] = gpu_memory(session, predicted)
-    made, texts = {"limits": pd.DataFrame(), "state": pd.DataFrame()}, []
-    limits, log = session.folder / "limits.csv", session.folder / "runs.csv"
-    if limits.is_file():
-        made["limits"] = limits_table(limits)
-        texts.append(limits_text(made["limits"]).rstrip())
-    state = session.folder.with_name(f"{session.folder.name}_state.csv")
-    if state.is_file() and log.is_file():
-        made["state"] = state_table(state, log)
-        texts += [state_text(made["state"])] if len(made["state"]) else []
-    rates = tables.scaling_text(table, "GPUs", session.is_original)
-    text = "\n\n".join(texts)
-    return tables.Study(made, text, drawn, "\n\n".join([rates, *texts]))
+    made, texts = beside_the_runs(session.folder)
+    rates = tables.scaling_text(table, "GPUs", is_original)
+    return tables.Study(made, "\n\n".join(texts), drawn, "\n\n".join([rates, *texts]))
 
 
 if __name__ == "__main__":

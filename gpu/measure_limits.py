@@ -126,6 +126,7 @@ def measure(run: argparse.Namespace) -> dict[str, float]:
 
 
 def add_rows(path: Path, columns: dict[str, str], measured: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.is_file()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -21,24 +21,19 @@ from tables import in_words, interval_text  # noqa: E402
 
 CPU = HERE.parent / "cpu"
 TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/plots/network.csv
+    "advise/tried": ["malloc", "precision", "memory_format", "ranks"],
     "cpu/summary": ["series", "num_devices", "mode"],
     "cpu/bounds": ["series", "num_devices", "bound"],
     "cpu/malloc": ["batch_size", "num_devices"],
-    "cpu/occasions": ["series", "occasion"],
-    "curve/batches": ["memory", "batch_size"],
     "curve/losses": ["num_devices", "images"],
-    "limit/contention": ["what"],
     "limit/roofline": ["memory", "type"],
     "loading/summary": ["dataset", "loader", "read_from"],
     "malloc/allocators": ["model", "allocator"],
     "malloc/errors": ["allocator"],
-    "malloc/launcher": ["started", "allocator"],
-    "malloc/prediction": ["model", "allocator"],
     "malloc/variants": ["variant", "allocator"],
     "memory/faults": ["batch_size"],
     "memory/price": [],
     "memory/verdict": ["what", "memory"],
-    "networks/networks": ["model"],
     "network/all_reduce": ["network", "ranks", "bytes"],
     "network/network": ["network", "setting", "num_devices"],
     "original_protocol/protocol": [],
@@ -51,9 +46,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "shares/periods": ["period_ms"],
     "shares/stragglers": ["part"],
     "single_process/settings": ["setting"],
-    "variants/copies": ["memory"],
     "variants/factors": ["factor"],
-    "variants/gains": ["occasion"],
     "variants/learning": [],
     "variants/variants": ["variant"],
 }
@@ -61,14 +54,16 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
 
 class Claim(NamedTuple):
     """What a reviewer of the artefact checks: in words, by which command, in which published
-    sessions, and the number: a table's column, in the row that a query finds."""
+    sessions, the number (a table's column, in the row that a query finds), and which of the
+    sessions' runs the command makes, if not all."""
 
     words: str
     command: str
-    sessions: str
+    sessions: str  # with blanks between them
     table: str
     column: str
     row: str
+    configurations: str = ""  # a pattern
 
 
 CLAIMS = [
@@ -79,6 +74,7 @@ CLAIMS = [
         "cpu/summary",
         "speedup",
         "series == 'batch 32, memory glibc' and num_devices == 2 and mode == 'ddp'",
+        r"bs32_cores\d(_kept)?",
     ),
     Claim(
         "2 cores over 1, tuned malloc",
@@ -87,22 +83,25 @@ CLAIMS = [
         "cpu/summary",
         "speedup",
         "series == 'batch 32, memory kept' and num_devices == 2 and mode == 'ddp'",
+        r"bs32_cores\d(_kept)?",
     ),
     Claim(
         "tcmalloc over default malloc, 1 core",
-        "cpu/run_study.sh malloc",
-        "studies/malloc/runs",
+        "NETWORKS=densenet121 VARIANTS= cpu/run_study.sh malloc",
+        "studies/malloc/runs studies/malloc/runs_2",
         "malloc/allocators",
         "gain",
         "model == 'densenet121' and allocator == 'tcmalloc'",
+        r"bs32_cores1(_\w+)?_densenet121",
     ),
     Claim(
         "jemalloc over default malloc, 1 core",
-        "cpu/run_study.sh malloc",
-        "studies/malloc/runs",
+        "NETWORKS=densenet121 VARIANTS= cpu/run_study.sh malloc",
+        "studies/malloc/runs studies/malloc/runs_2",
         "malloc/allocators",
         "gain",
         "model == 'densenet121' and allocator == 'jemalloc'",
+        r"bs32_cores1(_\w+)?_densenet121",
     ),
     Claim(
         "price of a page fault (us)",
@@ -159,10 +158,6 @@ def table_numbers() -> dict[str, object]:
     for table, keys in TABLES.items():
         for _, row in read_table(table).iterrows():
             prefix = "/".join([slug(part) for part in [*table.split("/"), *row[keys]]])
-            # Smaller units, for what a reader would not want in s and bytes/s.
-            for end in results.ENDS:
-                row[f"message_us{end}"] = 1e6 * row.get(f"message{end}", 0)
-                row[f"bus_gb{end}"] = row.get(f"bus_bandwidth{end}", 0) / 1e9
             for column, value in row.items():
                 numbers[f"{prefix}/{slug(column)}"] = value
     return numbers
@@ -190,8 +185,7 @@ def other_numbers() -> dict[str, object]:
     numbers |= {"clock/slept": 1000 * long["slept_s"].max(), "clock/median": errors.median()}
     sessions = read_table("cpu/occasions").query("occasion != 'together'")
     series = results.main_series(sessions.assign(mode="ddp"))["series"].iloc[0]
-    rates = sessions[sessions["series"] == series]["rate"]
-    numbers |= {"cpu/sessions": len(rates), "cpu/spread": rates.max() / rates.min()}
+    numbers["cpu/sessions"] = int((sessions["series"] == series).sum())
     again = read_table("repeat/speedups").query("memory == 'kept'")["rate_one"].iloc[0]
     first = read_table("cpu/summary").query("series == 'batch 32, memory kept'")["rate"].iloc[0]
     numbers["repeat/slower"] = again / first
@@ -221,14 +215,11 @@ def rows_of(table: str, plain: list[str], measured: list[str]) -> list[list[obje
     return rows
 
 
-def minutes_of(published: str) -> float:
-    """Minutes that the runs of a published sweep's first session took; of the main one, those that
-    it has by default."""
-    runs = pd.read_csv(CPU / published / "runs.csv")
-    if published == "cpu_run":
-        runs = runs[
-            runs["configuration"].str.fullmatch(r"bs32_cores\d(_kept)?") & (runs["run_id"] <= 6)
-        ]
+def minutes_of(claim: Claim) -> float:
+    """Minutes that a claim took, by its published runs; of a part of a sweep six rounds."""
+    runs = pd.concat(pd.read_csv(CPU / session / "runs.csv") for session in claim.sessions.split())
+    if claim.configurations:
+        runs = runs[runs["configuration"].str.fullmatch(claim.configurations)].query("run_id <= 6")
     return runs["wall_s"].sum() / 60
 
 
@@ -237,7 +228,7 @@ def claim_rows() -> list[list[object]]:
     rows = []
     for claim in CLAIMS:
         row = read_table(claim.table).query(claim.row).iloc[0]
-        minutes = f"{minutes_of(claim.sessions):.0f}"
+        minutes = f"{minutes_of(claim):.0f}"
         rows.append([claim.words, claim.command, minutes, interval_text(row, claim.column)])
     return rows
 

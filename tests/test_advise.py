@@ -67,6 +67,19 @@ def test_the_search_comes_close_to_the_best_of_all_combinations(search):
     assert max(counts) < 40
 
 
+def test_all_combinations_are_compared_and_the_fastest_in_fresh_rounds(search):
+    truth = true_rates(search, np.random.default_rng(0))
+    one, measured = search.Search(None, 4, []), []
+    one.measure = lambda setting, number: measured.append((setting, number)) or truth[setting]
+    one.compare_all(VALUES, rounds=2)
+    first = [setting for setting, number in measured if number == 1]
+    assert len(first) == 60 and set(first) == set(truth)
+    fresh = {setting for setting, number in measured if number == 3}
+    near = {setting for setting in truth if truth[setting] >= search.NEAR * max(truth.values())}
+    assert fresh == near | {search.Setting("glibc", "fp32", "contiguous", 1)}
+    assert len(measured) == 60 + 2 * len(fresh) < 120
+
+
 def test_a_setting_that_fails_is_not_chosen(search):
     def measure(setting, number):
         return 0.0 if setting.malloc == "tcmalloc" else 1 + setting.ranks
@@ -192,3 +205,21 @@ def test_mistakes_are_a_line(data, tmp_path, settings, word):
 def test_the_plan_of_advise_writes_nothing(data, tmp_path):
     out, _ = advise(data, tmp_path, "--dry-run").communicate(timeout=60)
     assert "about 10 min (MINUTES); nothing was written" in out
+
+
+@pytest.mark.parametrize(
+    "rounds, chosen",
+    [
+        ((), "defaults"),
+        ((2, 1), "steady"),
+        ((1, 1), "lucky"),
+        ((3, 2), "lucky"),
+        ((7, 5), "steady"),
+    ],
+)
+def test_one_lucky_round_is_not_the_fastest(rounds, chosen):
+    advise = load("cpu/studies/advise.py")
+    tried = [{"setting": "defaults", "gain": 1.0, "rounds": 9, "verdict": advise.DEFAULTS}]
+    for setting, gain, of in zip(("steady", "lucky"), (4.5, 4.8), rounds, strict=False):
+        tried.append({"setting": setting, "gain": gain, "rounds": of, "verdict": ""})
+    assert advise.fastest(pd.DataFrame(tried))["setting"] == chosen

@@ -1,10 +1,13 @@
 """Does the curve find the losses that were put into cycles of phases?"""
 
 import csv
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
-from conftest import load
+from conftest import REPOSITORY, load
 from test_plots import COLUMNS, write_run
 
 ALONE = 2.0  # seconds of a rank with the mean number of images, by itself
@@ -106,6 +109,26 @@ def test_faults_that_make_a_rank_slower(curve):
     table = curve.fault_table(pd.DataFrame(rows))
     assert table["us_per_fault"].tolist() == pytest.approx([2.0])
     assert table["correlation"].tolist() == pytest.approx([1.0])
+
+
+def test_tuned_malloc_has_no_faults_to_tell_a_price_from(curve, folder):
+    runs = load("common/results.py").read_runs(folder)
+    assert curve.study(runs, folder).tables["faults"].empty
+
+
+def test_every_run_has_the_cycles_that_were_asked_for(data, tmp_path):
+    """The study's file is read twice, the second time with what it exported. (Each run had one.)"""
+    settings = {"CYCLES": "7", "PARTS": "cores", "RESULTS_DIR": tmp_path / "rows"}
+    settings |= {"PYTHON": sys.executable, "DATA_DIR": data}
+    done = subprocess.run(
+        [REPOSITORY / "cpu" / "run_study.sh", "curve", "--dry-run"],
+        env=os.environ | {name: str(value) for name, value in settings.items()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    planned = [line for line in done.stdout.splitlines() if " runs of " in line]
+    assert len(planned) == 4 and all(line.endswith("--cycles 7") for line in planned)
 
 
 def test_touching_memory_counts_its_pages(tmp_path):

@@ -149,7 +149,6 @@ def test_sweep_skips_what_does_not_fit_and_goes_on(data, tmp_path):
     assert float(rows[0]["predicted_memory_bytes"]) <= 0.4 * GIB
     names = {path.name for path in (tmp_path / "gpu_plots").iterdir()}
     assert {
-        "throughput_bs4.png",
         "optimal_gpus.pdf",
         "gpu_memory.png",
         "summary.csv",
@@ -326,7 +325,7 @@ def test_a_slow_loader_is_seen_as_the_limit(data, monkeypatch):
     get = training.Images.__getitem__
 
     def slow(self, key):
-        time.sleep(0.2)
+        time.sleep(0.5)
         return get(self, key)
 
     monkeypatch.setattr(training.Images, "__getitem__", slow)
@@ -339,7 +338,7 @@ def test_a_slow_loader_is_seen_as_the_limit(data, monkeypatch):
         rates = limits.limits_of_one(run, images, device)
     finally:
         training.dist.destroy_process_group()
-    assert 4 < rates["loader"] < 5.1 and rates["together"] < rates["loader"]
+    assert 1.6 < rates["loader"] < 2.05 and rates["together"] < rates["loader"]
     assert rates["resident"] > 2 * rates["together"]
 
 

@@ -1,6 +1,7 @@
 """Does the malloc study find which malloc is fastest, and why, when both were put into its rows?"""
 
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,32 @@ def test_a_wrong_rule_shows_as_an_error(malloc, runs, tmp_path, monkeypatch):
     # 150 ms instead of 150 + 67 ms.
     assert errors.loc["jemalloc", "worst_error_percent"] == pytest.approx(30.7, abs=0.1)
     assert errors.loc["jemalloc", "worst_error_of_counted_percent"] < 1e-6
+
+
+def test_sessions_of_another_torch_are_told_apart(malloc, runs, tmp_path):
+    """A later session, under another release and three times as slow, changes no row of the first;
+    of it only the plain runs are shown."""
+    before = malloc.study(runs, tmp_path / "runs").tables
+    for session, release in (("runs", "2.14.1+cu130"), ("runs_2", "2.15.0+cu132")):
+        (tmp_path / session).mkdir(exist_ok=True)
+        there = {
+            "identity": {"torch": release, "cpu_model": "x", "cores_granted": 2},
+            "recorded": {},
+        }
+        (tmp_path / session / "environment.json").write_text(json.dumps(there))
+    bf16 = {"precision": "bf16"}
+    for run, (memory, seconds, more) in itertools.product(
+        range(1, 7), [("glibc", 60.0, {}), ("tcmalloc", 30.0, {}), ("tcmalloc", 6.0, bf16)]
+    ):
+        folder = tmp_path / "runs_2" / f"{memory}_{len(more)}"
+        settings = {"model": "densenet121", "memory": memory, "minor_faults": 32}
+        write_run(folder, 1, run, seconds, **settings, peak_memory_bytes=2**32, **more)
+    both = load("common/results.py").read_runs(tmp_path / "runs", tmp_path / "runs_2")
+    after = malloc.study(both, tmp_path / "runs").tables
+    pd.testing.assert_frame_equal(after["allocators"], before["allocators"])
+    pd.testing.assert_frame_equal(after["prediction"], before["prediction"])
+    shown = after["variants"].set_index(["variant", "allocator"])["gain"].dropna()
+    assert shown.to_dict() == {("torch 2.15.0+cu132", "tcmalloc"): pytest.approx(2.0)}
 
 
 def test_the_launcher_is_held_against_a_start_by_hand(malloc, runs, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,32 @@ def test_what_a_faster_rank_has_left_is_waiting(plots, tmp_path):
     ((_, run),) = plots.run_table(plots.read_results(tmp_path)[0]).iterrows()
     assert run["step_time"] == pytest.approx(1.5) and run["waiting"] == pytest.approx(0.25)
     assert sum(run[part] for part in plots.PARTS if part != "ddp") == pytest.approx(1.5)
+
+
+def test_why_a_step_is_longer_than_ideal():
+    figures = load("common/figures.py")
+    one = {"num_devices": 1, "loading": 0.2, "forward": 3.6, "backward": 4.6, "optimizer": 0.1}
+    two = {"num_devices": 2, "loading": 0.1, "forward": 2.0, "backward": 2.2, "optimizer": 0.05}
+    one |= {"waiting": 0.0, "transfer": 0.0, "ddp": math.nan}  # older rows lack the last
+    two |= {"waiting": 0.5, "transfer": 0.1, "ddp": math.nan}
+
+    def says(**changes):
+        rows = pd.DataFrame([one, two | changes])
+        ideal = np.array([8.5, 4.25])
+        longer = figures.longer_parts(rows, ideal).iloc[-1]
+        step = rows[list(figures.PARTS)].iloc[-1].sum()
+        assert longer.sum() == pytest.approx(step / 4.25 - 1)
+        return figures.longer_message(rows, "core", ideal), longer
+
+    words, longer = says()
+    assert words == "On 2 cores a step is 16.5 % longer than ideal, mostly by waiting"
+    assert longer["computing"] == pytest.approx(0.1 / 4.25) and longer["loading"] == 0
+    assert says(forward=3.0)[0].endswith("40.0 % longer than ideal, mostly by slower computing")
+    assert says(loading=1.1)[0].endswith("40.0 % longer than ideal, mostly by slower loading")
+    assert says(transfer=0.9)[0].endswith("mostly by communication")
+    assert says(backward=1.5, waiting=0.2)[0] == (
+        "On 2 cores 89 % of a step is computing, 5.1 % is waiting"
+    )
 
 
 def write_weak_series(folder, runs=6, scale=1.0):

@@ -133,6 +133,10 @@ def test_claims_follow_the_data():
 def test_memory_verdict(tmp_path):
     claims, path = load("report/claims.py"), tmp_path / "memory.csv"
     head = "way,batch_size,num_devices,predicted_gib\n"
-    for plain, bf16, verdict in ((16, 8, "Only without bf16"), (16, 12, "Yes"), (9, 8, "No")):
+    for plain, bf16, verdict in (
+        (16, 8, "Only in plain fp32: one is enough with bf16"),
+        (16, 12, "Yes"),
+        (9, 8, "No"),
+    ):
         path.write_text(f"{head}plain,128,1,{plain}\nbf16,128,1,{bf16}\n")
-        assert claims.memory(path)[1] == f"{verdict}, by prediction"
+        assert claims.memory(path)[1] == f"{verdict} (predicted)"

@@ -159,6 +159,20 @@ def test_readme_shows_what_the_script_prints(committed, tmp_path):
     assert all(line.strip() in printed for line in sample.splitlines())
 
 
+def test_minutes_in_readme_are_those_of_the_published_session(committed):
+    readme = (committed / "README.md").read_text()
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(cpu/studies/.*\| (\d+)(?: a round)? \|$", readme, re.MULTILINE
+    )
+    checked = 0
+    for study, minutes in rows:
+        log = committed / "cpu" / "studies" / study / "runs" / "runs.csv"
+        if log.is_file():  # one is older than the log
+            assert abs(pd.read_csv(log)["wall_s"].sum() / 60 - int(minutes)) < 1, study
+            checked += 1
+    assert len(rows) >= 12 and checked >= 11
+
+
 def test_readme_names_what_is_there(committed):
     """Its links, and the files that its commands start."""
     readme = (committed / "README.md").read_text()

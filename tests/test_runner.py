@@ -1,6 +1,5 @@
 """The runner by itself, with a stand-in for the training script: long sweeps, damaged runs."""
 
-import contextlib
 import os
 import random
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, load, read_rows
-from test_sweep import wait_for
+from test_sweep import processes_of, wait_for
 
 RUNS = int(os.environ.get("SOAK", 300))  # make faults: 2,000
 KILLS = int(os.environ.get("KILLS", 20))  # make faults: 1,000
@@ -170,6 +169,30 @@ def test_a_folder_that_cannot_be_opened_is_one_line(listing, name, content, says
     path = listing.parent / "rows" / name
     path.mkdir() if content is None else path.write_text(content)
     assert says in refused(listing)
+
+
+def test_a_setting_that_is_no_utf_8_is_refused(listing):
+    says = refused(listing, RESULTS_DIR=str(listing.parent / "rows\udcff"))
+    assert says.startswith("error: RESULTS_DIR: expected UTF-8, got ")
+
+
+def test_runs_that_cannot_be_read_are_not_called_removed(listing):
+    run(listing, NUM_RUNS="1")
+    rows = listing.parent / "rows"
+    sums = (rows / "SHA256SUMS").read_bytes()
+    (rows / "one").chmod(0)
+    # Root reads everything, but for this.
+    as_a_user = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    done = subprocess.run(
+        [*(as_a_user if os.geteuid() == 0 else []), *command(listing)],
+        env={**os.environ, "PYTHON": sys.executable, "FIGURES": "0", "RESULTS_DIR": str(rows)},
+        capture_output=True,
+        text=True,
+    )
+    (rows / "one").chmod(0o700)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: cannot use the results folder {rows}: Permission denied\n"
+    assert (rows / "SHA256SUMS").read_bytes() == sums
 
 
 def test_what_is_wrong_elsewhere_is_not_put_on_the_results(listing):
@@ -404,18 +427,10 @@ def test_a_run_whose_sweep_is_killed_as_it_starts_does_not_begin(listing):
     assert (rows / "environment.json").exists() and not list(rows.rglob("times_run*"))
 
 
-def works_for(rows: Path) -> list[Path]:
-    """The processes that have this folder in their command, as a run has."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            found += [place] if str(rows).encode() in (place / "cmdline").read_bytes() else []
-    return found
-
-
 @pytest.mark.timeout(3600)
 def test_no_run_goes_on_whose_sweep_is_killed_as_it_starts(listing):
     """Within a run's first second, again and again; a run that went on would last a minute."""
+    listing.write_text("#!/bin/sh\necho one 1 1 --batch-size 4\n")
     dice, rows = random.Random(KILLS), listing.parent / "rows"
     environment = {
         **os.environ,
@@ -430,12 +445,11 @@ def test_no_run_goes_on_whose_sweep_is_killed_as_it_starts(listing):
             command(listing), env=environment, stdout=subprocess.DEVNULL
         ) as process:
             # The folder of its rows is made just before the run is started.
-            wait_for(lambda: list(rows.glob("[ot][nw][eo]")), 60)
+            wait_for((rows / "one").exists, 60)
             time.sleep(dice.uniform(0, 1))
             process.kill()
-        wait_for(lambda: not works_for(rows), 10)
-        for folder in rows.glob("[ot][nw][eo]"):
-            folder.rmdir()  # empty: no run has ended
+        wait_for(lambda: not processes_of(rows), 10)
+        (rows / "one").rmdir()  # empty: no run has ended
 
 
 def test_nohup_is_heeded(listing):

@@ -32,8 +32,9 @@ BLOCK = {
 ASKS_FOR_THE_DEVICE = re.compile(r"cuda|accelerator|is_available|\.type\b")
 # Expressions and statements outside the tests, the shared block counted once. The design asked for
 # 26,000; the runner, readers and studies of that time have 32,700, the search for settings, the
-# studies malloc and curve, and what GPUs need (their limits and clocks) came after.
-MOST_NODES = 42_000
+# studies malloc and curve, what GPUs need (their limits and clocks), and the figure of what makes a
+# step longer than ideal came after.
+MOST_NODES = 41_750
 
 
 def split(path: str | Path) -> tuple[str, str]:

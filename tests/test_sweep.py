@@ -215,6 +215,7 @@ def test_messages_of_the_sweep(data, tmp_path):
         ({"THREADS": "x"}, (), "THREADS: expected an integer >= 0, got 'x'"),
         ({"SERIES": "strongly"}, (), "SERIES: expected strong, weak or both"),
         ({"OVERSUBSCRIBE": "yes"}, (), "OVERSUBSCRIBE: expected 0 or 1, got 'yes'"),
+        ({"CYCLES": "0"}, (), "CYCLES: expected an integer >= 1, got '0'"),
         ({"MINUTES": "soon"}, (), "MINUTES: expected a number of minutes"),
         ({"OPTIONS": "--note 'x"}, (), "OPTIONS: No closing quotation"),
         ({"OPTIONS": "--batch-size=8"}, (), "the sweep itself sets --batch-size"),

@@ -20,6 +20,7 @@ MALLOCS = tables.MALLOCS | {
     "hugetlb": "default malloc (huge pages)",
     "jemalloc_kept": "jemalloc (decay off)",
 }
+MOST_BARS = 12  # in the figure; the table has all
 LINES = {
     "bf16": '    with torch.autocast("cpu", torch.bfloat16):  # around forward and loss',
     "channels_last": "    model = model.to(memory_format=torch.channels_last)  # the images too",
@@ -82,9 +83,10 @@ def tried_table(runs: pd.DataFrame, default: pd.DataFrame) -> pd.DataFrame:
 
 
 def fastest(tried: pd.DataFrame) -> pd.Series:
-    """Of what stayed to the last rounds, the setting with the largest gain."""
-    others = tried[tried["verdict"] != DEFAULTS]
-    stayed = tried[tried["rounds"] >= max(1, others["rounds"].max() - 1)]
+    """Of what stayed to the last rounds, the setting with the largest gain. The last round may not
+    have had all, but a single one says less than two."""
+    most = max(tried.loc[tried["verdict"] != DEFAULTS, "rounds"], default=1)
+    stayed = tried[tried["rounds"] >= max(most - 1, most // 2 + 1)]
     return stayed.loc[stayed["gain"].idxmax()]
 
 
@@ -138,7 +140,7 @@ def advice(tried: pd.DataFrame, brings: pd.DataFrame, best: pd.Series, threads: 
 
 def tried_chart(tried: pd.DataFrame, best: pd.Series, note: str) -> plt.Figure:
     """What was tried, over the defaults."""
-    tried = tried.dropna(subset="gain")
+    tried = tried.dropna(subset="gain").head(MOST_BARS)
     size = (7.2, 1.4 + 0.28 * len(tried))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     figures.gain_bars(axes, figures.triples(tried, "gain"))
@@ -147,7 +149,10 @@ def tried_chart(tried: pd.DataFrame, best: pd.Series, note: str) -> plt.Figure:
     message = f"{best['gain']:.2f} times PyTorch's defaults: {best['setting']}"
     rounds = f"ratios within {tried['rounds'].min()} to {tried['rounds'].max()} rounds"
     figures.headline(
-        figure, message, f"last: ranks x threads; {rounds}; whiskers: range or 95 % interval", note
+        figure,
+        message,
+        f"last: ranks x threads; {rounds}; whiskers: range or 95 % interval; grey: not decided",
+        note,
     )
     return figure
 

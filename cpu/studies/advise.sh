@@ -5,16 +5,25 @@
 #   MODEL=densenet121    network of torchvision
 #   BATCH=32             images per step, over all ranks
 #   MINUTES=10           how long it may take
+#   ALL=1                no search: every combination once, then the fastest ones in NUM_RUNS rounds
 #
 # shellcheck shell=bash disable=SC2034,SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
 : "${MODEL:=densenet121}" "${BATCH:=32}"
-export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" MINUTES="${MINUTES:-10}"
-own="$cpu/studies/advise/runs_${MODEL}_bs${BATCH}_own"
+export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" MINUTES PLAN
+all=""
+if [[ ${ALL:-0} == 0 ]]; then
+  MINUTES="${MINUTES:-10}"
+  PLAN="runs that are chosen as they come, about $MINUTES min (MINUTES)"
+else
+  all=_all
+  PLAN="every combination of settings once, then the fastest ones in $NUM_RUNS rounds"
+fi
+own="$cpu/studies/advise/runs_${MODEL}_bs${BATCH}${all}_own"
 results="${RESULTS_DIR:-$own}"
-IS_TOLD_EARLY=1 PLAN="runs that are chosen as they come, about $MINUTES min (MINUTES)"
+IS_TOLD_EARLY=1
 
 after() {
   run "$PYTHON" "$cpu/studies/search_settings.py" "$cpu/project_ex_1.py" "$own" \
-    --model "$MODEL" --batch-size "$BATCH"
+    --model "$MODEL" --batch-size "$BATCH" ${all:+--all}
 }

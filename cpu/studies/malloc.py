@@ -19,6 +19,7 @@ from tables import mean, measure_all, median, over
 PAGE, HUGE_PAGE = 2**12, 2**21  # bytes
 FIRST = "densenet121"  # the price of a fault is fitted on this network
 MIB = 2**20
+PLAIN = "mode == 'ddp' and precision == 'fp32' and channels_last == '0' and num_devices == 1"
 # From which size on (bytes) a freed block goes back to the kernel before it is needed again.
 # list_blocks.py leaves out what is smaller than 64 KiB.
 RETURNS_FROM = {
@@ -52,11 +53,18 @@ def allocator_name(memory: str) -> str:
     return memory
 
 
+def torch_of(folder: Path) -> str:
+    """The release of torch that a session was measured with."""
+    return results.read_environment(folder).get("torch", "")
+
+
 def variant_name(run: pd.Series) -> str:
-    """What the first network is run with, besides the allocator."""
+    """What sets a run apart from the others of the first network, besides the allocator."""
     if run["num_devices"] > 1:
         return f"{run['num_devices']} cores"
-    return "channels last" if run["channels_last"] == "1" else run["precision"]
+    if run["channels_last"] == "1":
+        return "channels last"
+    return f"torch {run['torch']}" if run["precision"] == "fp32" else run["precision"]
 
 
 # ---- which malloc
@@ -68,7 +76,7 @@ def allocator_rows(runs: pd.DataFrame, by: str) -> pd.DataFrame:
     if runs.empty:
         return pd.DataFrame()
     for (name, allocator), own in runs.groupby([by, "allocator"], sort=False):
-        base = runs[(runs[by] == name) & (runs["allocator"] == "glibc")]
+        base = runs[runs[by] == name].query("allocator == 'glibc'")
         row = {by: name, "allocator": allocator, "runs": len(own)}
         measures = {"rate": median("rate"), "faults_per_image": mean("faults_per_image")}
         row |= measure_all(own, measures)
@@ -89,7 +97,7 @@ def launcher_table(runs: pd.DataFrame) -> pd.DataFrame:
     by_launcher = runs["options"].str.contains("launcher=run_cpu")
     started = by_launcher.map({True: "by run_cpu", False: "by hand"})
     runs = runs.assign(started=started)
-    base = runs[(runs["started"] == "by hand") & (runs["allocator"] == "glibc")]
+    base = runs.query("started == 'by hand' and allocator == 'glibc'")
     table = []
     for (started, allocator), own in runs.groupby(["started", "allocator"]):
         row = {"started": started, "allocator": allocator, "runs": len(own)}
@@ -139,7 +147,7 @@ def prediction_rows(runs: pd.DataFrame, folder: Path) -> list[dict]:
         if allocator not in RETURNS_FROM or not file.is_file():
             continue
         faults = predict_faults(pd.read_csv(file), allocator) / own["batch_size"].iloc[0]
-        tuned = runs[(runs["model"] == model) & (runs["allocator"] == "tuned malloc")]
+        tuned = runs[runs["model"] == model].query("allocator == 'tuned malloc'")
         per_fault = price["ms_per_huge_fault" if "hugetlb" in allocator else "ms_per_fault"]
         row = {"session": folder.name, "model": model, "allocator": allocator, "faults": faults}
         row |= measure_all(own, {"counted": mean("faults_per_image")})
@@ -154,9 +162,7 @@ def prediction_rows(runs: pd.DataFrame, folder: Path) -> list[dict]:
 
 def error_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Errors of the networks that nothing was fitted on; tuned malloc is where they start from."""
-    others = predictions[
-        (predictions["model"] != FIRST) & (predictions["allocator"] != "tuned malloc")
-    ]
+    others = predictions.query(f"model != '{FIRST}' and allocator != 'tuned malloc'")
     rows = []
     for allocator, own in [*others.groupby("allocator", sort=False), ("all", others)]:
         row = {"allocator": allocator, "networks": own["model"].nunique()}
@@ -175,14 +181,16 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     runs["allocator"] = runs["memory"].map(allocator_name)
     runs["faults_per_image"] = runs["minor_faults"] * runs["num_devices"] / runs["batch_size"]
     runs["ms_per_image"] = 1000 * runs["step_time"] / runs["batch_size"]
-    parallel = runs[runs["mode"] == "ddp"]
-    is_plain = (parallel["precision"] == "fp32") & (parallel["channels_last"] == "0")
-    plain = parallel[is_plain & (parallel["num_devices"] == 1)]
+    runs["torch"] = runs["occasion"].map(lambda session: torch_of(folder.with_name(session)))
+    is_first = runs["torch"] == torch_of(folder)
+    # Of other releases of torch than the first session's, no more than this is shown.
+    elsewhere = runs[~is_first].query(PLAIN)
+    runs = runs[is_first]
+    parallel, plain = runs[runs["mode"] == "ddp"], runs.query(PLAIN)
     tables.require(plain[plain["allocator"] == "glibc"], "memory glibc")
     allocators = allocator_rows(plain, "model")
-    others = parallel.drop(plain.index)
-    others = others.assign(variant=others.apply(variant_name, axis=1))
-    variants = allocator_rows(others, "variant")
+    others = pd.concat([parallel.drop(plain.index), elsewhere])
+    variants = allocator_rows(others.assign(variant=others.apply(variant_name, axis=1)), "variant")
     launcher = launcher_table(runs)
     rows = []
     for session, own in plain.groupby("occasion"):
@@ -255,9 +263,11 @@ def gain_chart(allocators: pd.DataFrame, folder: Path, runs: pd.DataFrame) -> pl
         axes.margins(x=0.45)  # the values of the shortest bars would lie on the axis
     panels[0][0].set_yticks(range(len(order)), order)
     figure.supxlabel("times the rate of default malloc", fontsize=10)
-    counts = runs.groupby("model")[results.ROUND].apply(lambda own: len(own.drop_duplicates()))
+    # A round without the base compares nothing.
+    counts = runs[runs["allocator"] == "glibc"].groupby("model").size()
     rounds = ", ".join(f"{model} {count}" for model, count in counts.items())
     batch = f"one core, batch {runs['batch_size'].max()}"
-    note = f"{batch}; rounds: {rounds}; blue: faster, orange: slower, grey: undecided, or one round"
-    figures.headline(figure, message(gains), note, figures.make_title(folder, runs))
+    colours = "blue: faster, orange: slower, grey: undecided, or one round"
+    note = f"{batch}; rounds: {rounds}"
+    figures.headline(figure, message(gains), note, colours, figures.make_title(folder, runs))
     return figure

@@ -180,7 +180,7 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
         # Beside its points, clear of the line.
         place = (10, -9) if is_right else (-10, 0)
         # Not on the line: a fault there is of another kind.
-        name += "\n(2 MiB per fault)" if "THP" in memory else ""
+        name += "\n(2 MiB per fault: not in the fit)" if "THP" in memory else ""
         axes.annotate(name, (top["faults"], top["ms"]), place, **look)
     low = 1000 * (one["step_time"] / one["batch_size"]).min()
     words = {"color": figures.TUNED, "fontweight": "bold", "fontsize": 9, "va": "top"}

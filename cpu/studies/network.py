@@ -129,7 +129,7 @@ def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     settings = sorted(own["setting"].unique(), key=lambda name: (name != PLAIN, len(name)))
     links = list(own.drop_duplicates("network").sort_values("bits")["network"])
-    top = 1.05 * float(own["ratio_high"].max())
+    top = 1.15 * float(own["ratio_high"].max())
     for number, setting in enumerate(settings):
         rows = own[own["setting"] == setting].set_index("network").reindex(links)
         colour = COLOURS.get(setting, figures.COLOURS[2])
@@ -148,9 +148,8 @@ def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
         axes.text(0.98, 0.9 - 0.08 * number, setting, transform=axes.transAxes, **look)
     axes.axhline(1, color="#222222", linewidth=0.8)
     axes.set_xticks(range(len(links)), map(link_name, links))
-    axes.set(ylabel="step, times one without network", ylim=(0, top))
-    hosts = f"{own['num_devices'].iloc[0]} emulated hosts, 4 images each"
-    hosts += ", links slowed by the same factor"
+    axes.set(ylabel="step time, over one\nwithout network", ylim=(0, top))
+    hosts = f"{own['num_devices'].iloc[0]} hosts, 4 images each, they and links slowed alike"
     figures.headline(figure, cost_message(own), f"{hosts}; {figures.how_many(own)}", note)
     return figure
 

@@ -9,10 +9,14 @@ MINUTES, with fewer mallocs if the machine is slow. Then the winner, the default
 with one setting changed take turns, until MINUTES are over; each round keeps the faster half of
 what was changed. Each run is one of SCRIPT, into the folder OWN or RESULTS_DIR. Started again it
 goes on with more rounds. advise.py reads the runs.
+
+With --all nothing is searched, as a check of what the search chooses: every combination in a first
+round; in NUM_RUNS more, those that came near the fastest of it, and the defaults.
 """
 
 import argparse
 import contextlib
+import itertools
 import math
 import random
 import statistics
@@ -30,11 +34,12 @@ from identity import describe  # noqa: E402
 
 # In the order in which they are tried: PyTorch's default first. The last ones are left out if there
 # is little time: they were the slowest in the study `malloc`.
-MALLOCS = ["glibc", "kept", "tcmalloc", "jemalloc_kept", "hugetlb", "jemalloc", "mimalloc"]
+MALLOCS = ["glibc", "tcmalloc", "kept", "jemalloc_kept", "hugetlb", "jemalloc", "mimalloc"]
 # Processors that compute in bf16 say so in /proc/cpuinfo: x86 in the first two words, Arm.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 RUNNERS_UP = 2  # values of a setting that get another chance beside the winner
 RESERVE_S = 15  # for reading the results
+NEAR = 0.75  # of the fastest rate of the first round: may be as fast in others
 
 
 class Setting(NamedTuple):
@@ -77,6 +82,11 @@ def values_here(cores: int, batch: int) -> dict[str, list]:
     }
 
 
+def defaults(values: dict[str, list]) -> Setting:
+    """What PyTorch does if nothing is set: the first value of each setting."""
+    return Setting(**{name: choices[0] for name, choices in values.items()})
+
+
 def fewer_mallocs(values: dict[str, list], most_runs: float) -> dict[str, list]:
     """As many mallocs as fit into that many runs of the first rounds; two at least."""
     others = sum(len(choices) for name, choices in values.items() if name != "malloc")
@@ -87,7 +97,7 @@ def screen(measure: Measure, values: dict[str, list]) -> tuple[Setting, dict[str
     """A round for each setting: its values, one after the other, with the fastest of the others so
     far. Returns the winner, and the rates by setting and value: compare them within a setting only,
     the machine's speed may drift."""
-    best = Setting(**{name: choices[0] for name, choices in values.items()})
+    best = defaults(values)
     rates: dict[str, dict] = {}
     for number, (name, choices) in enumerate(values.items(), start=1):
         tried = {choice: best._replace(**{name: choice}) for choice in choices}
@@ -145,10 +155,11 @@ class Search:
         one = setting.configuration(self.cores, self.options)
         rows = self.runner.folder.rows_of(one.folder, number)
         if not rows.is_file():
-            left = sweep.duration(self.runner.time_left())
+            left = ""
+            if self.runner.settings["MINUTES"]:
+                left = f"; {sweep.duration(self.runner.time_left())} were left"
             line = self.runner.run_one(one, number, [])
-            words = setting.words(self.cores)
-            print(f"round {number}: {words}: {line}; {left} were left", flush=True)
+            print(f"round {number}: {setting.words(self.cores)}: {line}{left}", flush=True)
         self.measured.add(setting)
         try:
             return read_run(rows)[1]
@@ -165,13 +176,14 @@ class Search:
         return seconds < self.runner.deadline - time.monotonic()
 
     def run(self, values: dict[str, list]) -> None:
-        default = Setting(**{name: choices[0] for name, choices in values.items()})
-        begun = time.monotonic()
-        self.measure(default, 1)
-        seconds = time.monotonic() - begun
-        was_there = seconds < 1  # from an earlier call, which knew how long a run takes
-        if not was_there and math.isfinite(self.runner.deadline):
-            values = fewer_mallocs(values, (self.runner.deadline - begun) / 2 / seconds)
+        default = defaults(values)
+        first = default.configuration(self.cores, self.options).folder
+        # What an earlier call has measured takes no time.
+        if not self.runner.folder.rows_of(first, 1).is_file() and self.runner.settings["MINUTES"]:
+            begun = time.monotonic()
+            self.measure(default, 1)
+            now = time.monotonic()
+            values = fewer_mallocs(values, (self.runner.deadline - begun) / 2 / (now - begun))
         best, rates = screen(self.measure, values)
         finals = Finals(default, [best, *changed(best, rates)])
         number = len(values) + 1
@@ -181,6 +193,18 @@ class Search:
                 number += 1
             else:
                 finals.others.pop()  # the slowest so far: a smaller round may fit
+
+    def compare_all(self, values: dict[str, list], rounds: int) -> None:
+        """Every combination once; then, in fresh rounds, those that may be the fastest."""
+        default = defaults(values)
+        choices = [values[name] for name in Setting._fields]
+        field = [Setting(*combination) for combination in itertools.product(*choices)]
+        for number in range(1, rounds + 2):
+            random.Random(number).shuffle(field)
+            rates = {one: self.measure(one, number) for one in field}
+            if number == 1:
+                fastest = max(rates.values())
+                field = [one for one in field if one == default or rates[one] >= NEAR * fastest]
 
     def untried(self, values: dict[str, list]) -> list[str]:
         """The values that no run has had."""
@@ -214,7 +238,10 @@ def search(args: argparse.Namespace, begun: float) -> None:
     sweep.take(runner, differences)
     one = Search(runner, cores, options)
     with runner.prepared(), contextlib.suppress(sweep.OutOfTime):
-        one.run(values)
+        if args.all:
+            one.compare_all(values, int(settings["NUM_RUNS"]))
+        else:
+            one.run(values)
     if untried := one.untried(values):
         print(f"not tried, for want of time (more MINUTES): {', '.join(untried)}")
     for failure in runner.failures:
@@ -229,6 +256,7 @@ def main() -> None:
     add("own", help="default results folder")
     add("--model", required=True, help="network of torchvision")
     add("--batch-size", required=True, help="images per step, over all ranks")
+    add("--all", action="store_true", help="every combination, as a check of the search")
     args = parser.parse_args()
 
     def work() -> None:

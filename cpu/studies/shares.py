@@ -178,17 +178,18 @@ def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str
     axes.plot(counts, counts, ":", color="#AAAAAA", linewidth=1)
     measured = table["num_devices"].to_numpy()
     allowed = figures.largest_speedup(batch, measured)
-    figures.draw_dashes(axes, measured, allowed, "#AAAAAA", 1)
-    for count, best in zip(measured, allowed, strict=True):
-        if best < count:
-            fullest = (
-                f"one of {count} has {-(-batch // count)} of {batch} images: at most {best:.3g}"
-            )
-            look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "center"}
-            axes.text(count - 0.42, best, fullest, bbox=CLEAR, **look)
+    is_less = allowed < measured
+    figures.draw_dashes(axes, measured[is_less], allowed[is_less], "#AAAAAA", 1)
+    for count, best in zip(measured[is_less], allowed[is_less], strict=True):
+        images = f"{-(-batch // count)} of {batch} images"
+        fullest = f"one of {count} has {images}: at most {best:.3g}"
+        look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "center"}
+        axes.text(count - 0.42, best, fullest, bbox=CLEAR, **look)
+    cores = cores[cores["batch_size"] == batch]
+    if len(cores):  # below the emulated devices
+        figures.intervals(axes, cores, "speedup", fmt="o", color="black")
     look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
     figures.intervals(axes, table, "speedup", **look)
-    cores = cores[cores["batch_size"] == batch]
     for _, row in table.iterrows():
         place = (row["num_devices"], row["speedup"])
         look = {"color": figures.TUNED, "textcoords": "offset points", "fontsize": 9, "bbox": CLEAR}
@@ -197,54 +198,21 @@ def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str
         beside, side = ((-9, -10), "right") if is_taken else ((9, -10), "left")
         axes.annotate(f"{row['speedup']:.2f}", place, beside, ha=side, **look)
     if len(cores):
-        # Beside the emulated device of the same number, not over it.
-        cores = cores.assign(at=cores["num_devices"] + 0.22)
-        figures.intervals(axes, cores, "speedup", "at", fmt="o", color="black")
         last = cores.iloc[-1]
         words = f"{last['num_devices']} real cores: {last['speedup']:.2f}"
         look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
-        axes.annotate(words, (last["at"], last["speedup"]), (9, -8), **look)
-    words = "dotted: linear; dash: the best that the split of the batch allows"
-    look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
-    axes.text(0.98, 0.04, words, transform=axes.transAxes, **look)
+        axes.annotate(words, (last["num_devices"], last["speedup"]), (9, -8), **look)
+    look = {"color": figures.GREY, "fontsize": 8.5, "va": "center"}
+    axes.annotate("linear", (counts[-1], counts[-1]), (6, 0), textcoords="offset points", **look)
     end = counts[-1]
     axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
-    axes.set(xlim=(0.4, end + 0.7), ylim=(0, end + 0.4), xticks=counts)
+    axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=counts)
     last = table.iloc[-1]
-    message = f"{last['speedup']:.1f} times as fast on {last['num_devices']:.0f} emulated devices"
-    why = f"an emulated device is {100 * share:.0f} % of a core; real cores also compete for memory"
-    figures.headline(figure, f"{message}, at a fixed batch of {batch}", f"{why}: expect less", note)
-    return figure
-
-
-def draw_components(curve: pd.DataFrame, losses: pd.DataFrame, note: str) -> plt.Figure:
-    """The parts of a step over emulated devices with 4 images each; below, what is lost of it, with
-    intervals."""
-    rows = curve[curve["kind"] == "weak"].sort_values("num_devices")
-    figure = plt.figure(figsize=(6.4, 4.1), layout="constrained")
-    device = "emulated devices, 4 images each, tuned malloc"
-    below = figures.parts_over_devices(figure, rows, device)
-    for drawn in [*below.patches, *below.texts]:
-        drawn.remove()
-    place = {count: number for number, count in enumerate(rows["num_devices"])}
-    for part, beside, word in (
-        ("waiting", -0.1, "waiting"),
-        ("transfer", 0.1, "all-reduce not hidden"),
-    ):
-        at = losses.assign(at=losses["num_devices"].map(place) + beside)
-        colour = figures.PARTS[part][0]
-        figures.intervals(below, at, f"{part}_percent", "at", fmt="o", color=colour)
-        last = (at["at"].iloc[-1], at[f"{part}_percent"].iloc[-1])
-        look = {"color": colour, "fontweight": "bold", "fontsize": 8.5, "va": "center"}
-        below.annotate(word, last, (14, 0), textcoords="offset points", **look)
-    low, high = losses["waiting_percent_low"].min(), losses["waiting_percent_high"].max()
-    below.set_ylim(min(0, 1.2 * low), 1.08 * high)
-    last = losses.iloc[-1]
     message = (
-        f"On {last['num_devices']:.0f} emulated devices {last['work_percent']:.0f} % of a step"
+        f"{last['num_devices']:.0f} emulated devices are {last['speedup']:.1f} times as fast as one"
     )
-    message += f" is a rank's own work, {last['waiting_percent']:.1f} % waiting"
-    figures.headline(figure, message, "below: mean and 95 % interval over runs", note)
+    why = f"an emulated device is {100 * share:.0f} % of a core; real cores also compete for memory"
+    figures.headline(figure, f"{message}, at a fixed batch of {batch}", why, note)
     return figure
 
 
@@ -289,11 +257,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     main = own["periods"].query(f"period_ms == {period}").iloc[0]
     emulation |= {name: main[name] for name in ("factor", "factor_low", "factor_high")}
     own["emulation"] = pd.DataFrame([emulation])
-    note = f"median and 95 % interval of ratios within rounds; {figures.make_title(folder, runs)}"
-    drawn = {
-        "curve": draw_curve(own["results"], real_cores(folder), float(main["share"]), note),
-        "components": draw_components(
-            own["curve"], own["losses"], figures.make_title(folder, runs)
-        ),
-    }
-    return tables.Study(own, answers(own), drawn)
+    note = "median and 95 % interval of ratios of runs made in turns; "
+    note += figures.make_title(folder, runs)
+    curve = draw_curve(own["results"], real_cores(folder), float(main["share"]), note)
+    return tables.Study(own, answers(own), {"curve": curve})

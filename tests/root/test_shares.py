@@ -86,15 +86,13 @@ def shares_of_busy_loops(ranks: int, variables: dict[str, str]) -> list[float]:
     """What this machine gives, at the moment, to that many loops in groups like those of a run."""
     groups = SHARES.Groups(f"busy-loops-{os.getpid()}")
     folder = groups.make(ranks, variables)["CPU_GROUPS"]
-    loops = [
-        subprocess.Popen(
-            [sys.executable, "-c", SPIN, f"{folder}/{rank}/cgroup.procs"], stdout=subprocess.PIPE
-        )
-        for rank in range(ranks)
-    ]
-    got = [float(loop.communicate(timeout=60)[0]) for loop in loops]
-    groups.remove()
-    return got
+    spin = [sys.executable, "-c", SPIN]
+    files = [f"{folder}/{rank}/cgroup.procs" for rank in range(ranks)]
+    try:
+        loops = [subprocess.Popen([*spin, path], stdout=subprocess.PIPE) for path in files]
+        return [float(loop.communicate(timeout=60)[0]) for loop in loops]
+    finally:
+        groups.remove()
 
 
 def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path, groups):
