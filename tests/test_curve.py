@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, load
@@ -95,6 +96,34 @@ def test_losses_within_a_cycle(curve, folder):
     assert batches.loc[4, "per_image"] == pytest.approx(1.05)
     # The machine's drift from cycle to cycle is in no ratio.
     assert study.tables["spread"]["communication_within"].max() < 1e-9
+
+
+def spread_cycles(curve, spread):
+    """Cycles of 2 to 8 ranks with 4 images each, whose own steps are ALONE times what spread(ranks)
+    draws."""
+    rows = []
+    for ranks in (2, 4, 8):
+        for cycle in range(200):
+            key = dict.fromkeys(curve.RUN, "") | {"num_devices": ranks, "batch_size": 4 * ranks}
+            key |= {"run_id": cycle // 40, "cycle": cycle, "images": 4, "memory": "kept"}
+            steps = ALONE * spread(ranks)
+            for rank, seconds in enumerate(steps):
+                rows.append(key | {"mode": "together", "rank": rank, "step_time": seconds})
+                rows.append(key | {"mode": "ddp", "rank": rank, "step_time": max(steps)})
+            rows.append(key | {"mode": "alone", "rank": 0, "step_time": steps[0]})
+    return curve.loss_table(curve.run_medians(curve.cycle_table(pd.DataFrame(rows))))
+
+
+def test_waiting_of_ranks_that_differ_by_chance_is_predicted_from_two(curve):
+    """And not where one rank is always the slow one."""
+    random = np.random.default_rng(1)
+    chance = curve.waiting_table(spread_cycles(curve, lambda n: random.normal(1, 0.03, n)))
+    assert chance["num_devices"].tolist() == [4, 8]
+    assert chance["error"].max() < 0.005
+    assert (chance["error"] < chance[["error_as_on_two", "error_none"]].min(axis=1)).all()
+    fixed = curve.waiting_table(spread_cycles(curve, lambda n: np.eye(n)[0] * 0.03 + 1))
+    eight = fixed.iloc[-1]
+    assert eight["error"] > eight["error_as_on_two"]
 
 
 def test_faults_that_make_a_rank_slower(curve):

@@ -27,6 +27,7 @@ WORDS = {
 }
 RUN = ["occasion", "run_id", "num_devices", "batch_size", "memory", "cpu_share"]
 KEYS = ["cpu_share", "memory", "num_devices", "batch_size"]
+PREDICTED = ["predicted", "predicted_low", "predicted_high"]
 
 
 # ---- within a cycle
@@ -74,6 +75,36 @@ def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
         measures = {name: median(name) for name in [*RATIOS, "efficiency", "left"]}
         table.append(row | measure_all(own, measures))
     return pd.DataFrame(table)
+
+
+def waiting_table(losses: pd.DataFrame) -> pd.DataFrame:
+    """Waiting, if ranks differed by chance alone, each step anew: their spread is that of two
+    ranks, the rest predicted, for as many images each. Beside it what knows less: no waiting, and
+    as much as two ranks have."""
+    table = []
+    even = losses[losses["split"] == 1]
+    for _, own in even.groupby(["cpu_share", "memory", "images"]):
+        two = own[own["num_devices"] == 2]
+        if two.empty:
+            continue
+        ends = ["imbalance", "imbalance_low", "imbalance_high"]
+        base = two[ends].iloc[0].to_numpy(float)
+        for _, row in own[own["num_devices"] > 2].iterrows():
+            growth = slowest_of(int(row["num_devices"])) / slowest_of(2)
+            predicted = dict(zip(PREDICTED, 1 + (base - 1) * growth, strict=True))
+            row = row[[*KEYS, "images", "runs", *ends]].to_dict() | predicted
+            row["error"] = abs(row["predicted"] - row["imbalance"])
+            row["error_as_on_two"] = abs(base[0] - row["imbalance"])
+            row["error_none"] = abs(1 - row["imbalance"])
+            table.append(row)
+    return pd.DataFrame(table)
+
+
+def slowest_of(ranks: int, draws: int = 200_000) -> float:
+    """The median by which the largest of so many normal draws (standard deviation 1) exceeds their
+    mean."""
+    normal = np.random.default_rng(0).normal(size=(draws, ranks))
+    return float(np.median(normal.max(axis=1) - normal.mean(axis=1)))
 
 
 def spread_table(cycles: pd.DataFrame) -> pd.DataFrame:
@@ -162,13 +193,20 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     cycles = cycle_table(rows)
     losses = loss_table(run_medians(cycles))
     made = {"losses": losses, "spread": spread_table(cycles), "faults": fault_table(rows)}
-    made["batches"] = batch_table(runs)
+    made |= {"batches": batch_table(runs), "waiting": waiting_table(losses)}
     columns = {"configuration": "configuration", "runs": "runs"} | WORDS
     named = losses.assign(configuration=losses.apply(configuration_name, axis=1))
     text = tables.markdown(
         named,
         "What is lost, each as a factor on the step, within a run; efficiency is what is left.",
         columns | {"efficiency": "efficiency"},
+        3,
+    )
+    text += tables.markdown(
+        made["waiting"],
+        "The slowest rank, against the mean: if ranks differ by chance alone, predicted from two.",
+        {"num_devices": "devices", "imbalance": "measured", "predicted": "predicted"}
+        | {"error": "error", "error_as_on_two": "of: as on two", "error_none": "of: no waiting"},
         3,
     )
     text += tables.markdown(
