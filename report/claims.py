@@ -65,7 +65,7 @@ def linear_here(rows: pd.DataFrame) -> Verdict:
 def slower(rows: pd.DataFrame) -> Verdict:
     """Whether 8 devices are slower than 7."""
     seven, eight = rows.loc[7], rows.loc[8]
-    text = f"{interval_text(eight, 'rate')} on 8, {interval_text(seven, 'rate')} on 7"
+    text = f"{interval_text(eight, 'rate')} img/s on 8, {interval_text(seven, 'rate')} on 7"
     if eight["rate_high"] < seven["rate_low"]:
         return text, "Yes"
     return text, "No" if eight["rate_low"] > seven["rate_high"] else "Not decided"

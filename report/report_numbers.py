@@ -25,7 +25,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "cpu/summary": ["series", "num_devices", "mode"],
     "cpu/bounds": ["series", "num_devices", "bound"],
     "cpu/malloc": ["batch_size", "num_devices"],
-    "curve/losses": ["num_devices", "images"],
+    "curve/losses": ["occasion", "num_devices", "images"],
     "limit/roofline": ["memory", "type"],
     "loading/summary": ["dataset", "loader", "read_from"],
     "malloc/allocators": ["model", "allocator"],
@@ -186,9 +186,6 @@ def other_numbers() -> dict[str, object]:
     sessions = read_table("cpu/occasions").query("occasion != 'together'")
     series = results.main_series(sessions.assign(mode="ddp"))["series"].iloc[0]
     numbers["cpu/sessions"] = int((sessions["series"] == series).sum())
-    again = read_table("repeat/speedups").query("memory == 'kept'")["rate_one"].iloc[0]
-    first = read_table("cpu/summary").query("series == 'batch 32, memory kept'")["rate"].iloc[0]
-    numbers["repeat/slower"] = again / first
     over = {ranks: 100 * (32 / (32 // ranks * ranks) - 1) for ranks in range(1, 9)}
     uneven = [str(ranks) for ranks, share in over.items() if share]
     return numbers | {"remainder/most": max(over.values()), "remainder/ranks": ", ".join(uneven)}

@@ -20,7 +20,7 @@ def curve():
     return load("cpu/studies/curve.py")
 
 
-def write_cycles(path, run, images, cycles=6, faults=0.0):
+def write_cycles(path, run, images, cycles=6, faults=0.0, share=""):
     """A run in cycles over len(images) ranks; of several, the second one is the slowest."""
     ranks, mean = len(images), sum(images) / len(images)
     own = {"run_id": run, "num_devices": ranks, "batch_size": sum(images), "model": "densenet121"}
@@ -38,7 +38,7 @@ def write_cycles(path, run, images, cycles=6, faults=0.0):
             | {"mode": mode, "cycle": cycle, "rank": rank, "images": images[rank]}
             | {"step": len(rows) // ranks, "warmup": warmup, "step_time": seconds}
             | {"forward_time": seconds, "compute_time": seconds, "started_at": 0.0}
-            | {"minor_faults": faults * rank}
+            | {"minor_faults": faults * rank, "cpu_share": share}
         )
 
     for rank in range(ranks):
@@ -96,6 +96,17 @@ def test_losses_within_a_cycle(curve, folder):
     assert batches.loc[4, "per_image"] == pytest.approx(1.05)
     # The machine's drift from cycle to cycle is in no ratio.
     assert study.tables["spread"]["communication_within"].max() < 1e-9
+
+
+def test_emulated_devices_have_a_figure_of_their_own(curve, tmp_path):
+    for run in range(1, 7):
+        for count in (2, 4, 8):
+            path = tmp_path / "runs" / f"emulated{count}" / f"times_run{run}.csv"
+            write_cycles(path, run, [4] * count, share="0.16")
+    study = curve.study(load("common/results.py").read_runs(tmp_path / "runs"), tmp_path / "runs")
+    assert list(study.figures) == ["devices"]
+    message = study.figures["devices"].get_suptitle()
+    assert message == "8 emulated devices lose 9.3 %, most by cores that are all busy"
 
 
 def spread_cycles(curve, spread):

@@ -211,7 +211,7 @@ def test_curve_losses_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     periods = pd.read_csv(tmp_path / "plots" / "periods.csv").set_index("period_ms")
     assert periods["factor"].to_dict() == pytest.approx({50: 1.0, 10: 1.1})
     drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
-    assert drawn == {"curve"}
+    assert drawn == {"speedup"}
     assert "| 4 | 4.00 [4.00, 4.00] | 4 |" in done.stdout
 
 

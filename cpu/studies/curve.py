@@ -25,8 +25,14 @@ WORDS = {
     "imbalance": "the slowest rank, against the mean",
     "communication": "communication, against none",
 }
+CAUSES = {
+    "contention": "cores that are all busy",
+    "imbalance": "waiting for the slowest rank",
+    "communication": "communication",
+}
 RUN = ["occasion", "run_id", "num_devices", "batch_size", "memory", "cpu_share"]
-KEYS = ["cpu_share", "memory", "num_devices", "batch_size"]
+KEYS = ["occasion", "cpu_share", "memory", "num_devices", "batch_size"]
+EMULATED_IMAGES = 4  # on each device, in the figure over their number
 PREDICTED = ["predicted", "predicted_low", "predicted_high"]
 
 
@@ -83,7 +89,7 @@ def waiting_table(losses: pd.DataFrame) -> pd.DataFrame:
     as much as two ranks have."""
     table = []
     even = losses[losses["split"] == 1]
-    for _, own in even.groupby(["cpu_share", "memory", "images"]):
+    for _, own in even.groupby(["occasion", "cpu_share", "memory", "images"]):
         two = own[own["num_devices"] == 2]
         if two.empty:
             continue
@@ -187,6 +193,47 @@ def draw_losses(losses: pd.DataFrame, note: str) -> figures.plt.Figure:
     return figure
 
 
+def draw_over_devices(losses: pd.DataFrame, waiting: pd.DataFrame, note: str) -> figures.plt.Figure:
+    """What emulated devices lose by each cause, in % of a step, a panel for each; for the slowest
+    rank also what chance alone would cost."""
+    figure, panels = figures.plt.subplots(
+        1, len(RATIOS), sharey=True, figsize=(7.2, 3.2), layout="constrained"
+    )
+    counts = losses["num_devices"]
+    for axes, name in zip(panels, RATIOS, strict=True):
+        percents_over_devices(axes, counts, 100 * (figures.triples(losses, name) - 1))
+        axes.set_title(WORDS[name].replace(", ", ",\n"), loc="left", fontsize=9.5)
+    panels[0].set_ylabel("a step takes so much longer (%)")
+    if len(waiting):
+        own = waiting.merge(losses[KEYS])
+        axes = panels[RATIOS.index("imbalance")]
+        figures.draw_dashes(axes, own["num_devices"], 100 * (own["predicted"] - 1), figures.GREY, 1)
+        look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
+        axes.text(0.97, 0.03, "dashes: by chance alone", transform=axes.transAxes, **look)
+    last = losses.iloc[-1]
+    lost, most = 100 * (1 - last["efficiency"]), max(RATIOS, key=lambda name: last[name])
+    devices = figures.count_text(last["num_devices"], "emulated device")
+    detail = f"{last['images']:.3g} images each, tuned malloc; ratios within a run's cycles"
+    number = figures.count_ranges(losses["runs"])
+    interval = f"median and interval over {number} runs; grey: too small to tell from none"
+    message = f"{devices} lose {lost:.1f} %, most by {CAUSES[most]}"
+    figures.headline(figure, message, f"{detail}; {interval}", note)
+    return figure
+
+
+def percents_over_devices(axes: figures.plt.Axes, counts: pd.Series, percent: np.ndarray) -> None:
+    """A loss [devices, 3] with its intervals, each with its value; grey where they hold 0."""
+    for count, (value, low, high) in zip(counts, percent, strict=True):
+        look = {"color": "#AAAAAA" if low <= 0 <= high else figures.TUNED}
+        bars = [[value - low], [high - value]]
+        axes.errorbar(count, value, bars, fmt="o", capsize=3, markerfacecolor="white", **look)
+        look |= {"textcoords": "offset points", "fontsize": 8, "ha": "center"}
+        axes.annotate(f"{value:.1f}", (count, high), (0, 4), **look)
+    axes.axhline(0, color="#222222", linewidth=0.8)
+    axes.set(xlabel="emulated devices", xticks=counts)
+    axes.margins(x=0.1, y=0.12)
+
+
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     rows = results.read_phases(*[folder.with_name(name) for name in runs["occasion"].unique()])
     tables.require(rows, "cycles")
@@ -194,8 +241,9 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     losses = loss_table(run_medians(cycles))
     made = {"losses": losses, "spread": spread_table(cycles), "faults": fault_table(rows)}
     made |= {"batches": batch_table(runs), "waiting": waiting_table(losses)}
-    columns = {"configuration": "configuration", "runs": "runs"} | WORDS
+    columns = {"session": "measured on", "configuration": "configuration", "runs": "runs"} | WORDS
     named = losses.assign(configuration=losses.apply(configuration_name, axis=1))
+    named["session"] = [session_name(session, folder) for session in losses["occasion"]]
     text = tables.markdown(
         named,
         "What is lost, each as a factor on the step, within a run; efficiency is what is left.",
@@ -215,5 +263,24 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         {"memory": "malloc", "batch_size": "batch", "runs": "runs", "per_image": "ratio"},
         3,
     )
-    chart = draw_losses(losses, figures.make_title(folder, runs))
-    return tables.Study(made, text, {"losses": chart})
+    real, charts = losses["cpu_share"] == "", {}
+    if real.any():
+        charts["losses"] = draw_losses(losses[real], note_of(losses[real], runs, folder))
+    even = losses[~real & (losses["images"] == EMULATED_IMAGES)]
+    if even["num_devices"].nunique() > 1:
+        own = even[even["occasion"] == even["occasion"].iloc[-1]]
+        charts["devices"] = draw_over_devices(own, made["waiting"], note_of(own, runs, folder))
+    return tables.Study(made, text, charts)
+
+
+def session_name(session: str, folder: Path) -> str:
+    """A sweep by its machine and day."""
+    environment = results.read_environment(folder.with_name(session))
+    if not environment:
+        return session
+    return f"{environment['cpu_model']}, {environment['date']:.10}"
+
+
+def note_of(losses: pd.DataFrame, runs: pd.DataFrame, folder: Path) -> str:
+    session = losses["occasion"].iloc[-1]
+    return figures.make_title(folder.with_name(session), runs[runs["occasion"] == session])

@@ -145,10 +145,11 @@ def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
             look["color"] = figures.GREY if is_missing else "#222222"
             axes.annotate(words, (place, height), (0, 3), **look)
         look = {"color": colour, "ha": "right", "fontweight": "bold", "fontsize": 9}
+        look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 2}
         axes.text(0.98, 0.9 - 0.08 * number, setting, transform=axes.transAxes, **look)
     axes.axhline(1, color="#222222", linewidth=0.8)
     axes.set_xticks(range(len(links)), map(link_name, links))
-    axes.set(ylabel="step time, over one\nwithout network", ylim=(0, top))
+    axes.set(ylabel="step time, over that\nwithout communication", ylim=(0, top))
     hosts = f"{own['num_devices'].iloc[0]} hosts, 4 images each, they and links slowed alike"
     figures.headline(figure, cost_message(own), f"{hosts}; {figures.how_many(own)}", note)
     return figure

@@ -169,7 +169,7 @@ def real_cores(folder: Path) -> pd.DataFrame:
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of a label over a line
 
 
-def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str) -> plt.Figure:
+def draw_speedup(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str) -> plt.Figure:
     """Speed-up of a fixed batch over devices, with the best that its split allows."""
     table = table.dropna(subset="speedup")
     batch = int(table["batch_size"].max())
@@ -186,8 +186,9 @@ def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "center"}
         axes.text(count - 0.42, best, fullest, bbox=CLEAR, **look)
     cores = cores[cores["batch_size"] == batch]
-    if len(cores):  # below the emulated devices
-        figures.intervals(axes, cores, "speedup", fmt="o", color="black")
+    beside = cores.assign(num_devices=cores["num_devices"] + 0.15)  # not on top of each other
+    if len(cores):
+        figures.intervals(axes, beside, "speedup", fmt="o", color="black")
     look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
     figures.intervals(axes, table, "speedup", **look)
     for _, row in table.iterrows():
@@ -195,11 +196,11 @@ def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str
         look = {"color": figures.TUNED, "textcoords": "offset points", "fontsize": 9, "bbox": CLEAR}
         # At the right, but for where the real cores' own is.
         is_taken = row["num_devices"] in set(cores["num_devices"])
-        beside, side = ((-9, -10), "right") if is_taken else ((9, -10), "left")
-        axes.annotate(f"{row['speedup']:.2f}", place, beside, ha=side, **look)
+        offset, side = ((-9, -2), "right") if is_taken else ((9, -10), "left")
+        axes.annotate(f"{row['speedup']:.2f}", place, offset, ha=side, **look)
     if len(cores):
-        last = cores.iloc[-1]
-        words = f"{last['num_devices']} real cores: {last['speedup']:.2f}"
+        last = beside.iloc[-1]
+        words = f"{cores['num_devices'].iloc[-1]} real cores: {last['speedup']:.2f}"
         look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
         axes.annotate(words, (last["num_devices"], last["speedup"]), (9, -8), **look)
     look = {"color": figures.GREY, "fontsize": 8.5, "va": "center"}
@@ -211,7 +212,7 @@ def draw_curve(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str
     message = (
         f"{last['num_devices']:.0f} emulated devices are {last['speedup']:.1f} times as fast as one"
     )
-    why = f"an emulated device is {100 * share:.0f} % of a core; real cores also compete for memory"
+    why = f"an emulated device is {100 * share:.0f} % of a core; eight real cores may gain less"
     figures.headline(figure, f"{message}, at a fixed batch of {batch}", why, note)
     return figure
 
@@ -259,5 +260,5 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     own["emulation"] = pd.DataFrame([emulation])
     note = "median and 95 % interval of ratios of runs made in turns; "
     note += figures.make_title(folder, runs)
-    curve = draw_curve(own["results"], real_cores(folder), float(main["share"]), note)
-    return tables.Study(own, answers(own), {"curve": curve})
+    speedup = draw_speedup(own["results"], real_cores(folder), float(main["share"]), note)
+    return tables.Study(own, answers(own), {"speedup": speedup})
