@@ -187,6 +187,11 @@ def test_sweep_without_a_gpu_says_so(data, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "results").exists()
 
 
+def runs_of_stage_b(done: subprocess.CompletedProcess) -> set[tuple[str, str]]:
+    """Configuration and number of each run that a sweep's lines name as measured."""
+    return set(re.findall(r"(\S+) run (\d+): ", done.stdout.split("stage c")[0]))
+
+
 def test_all_stages_stop_in_time_and_go_on(data, tmp_path):
     """In order of value; complete runs only; a second call does not repeat them."""
     environment = {
@@ -220,7 +225,9 @@ def test_all_stages_stop_in_time_and_go_on(data, tmp_path):
     assert all(path.suffix == ".csv" and read_rows(path) for path in paths) and paths
     assert not list(tmp_path.rglob("*.tmp*"))
     again = run_all()
-    assert again.returncode in (0, 3) and "run 1:" not in again.stdout.split("stage c")[0]
+    assert again.returncode in (0, 3), again.stderr
+    first, second = map(runs_of_stage_b, (done, again))
+    assert first and second and not first & second
     assert all(path.read_bytes() == content for path, content in paths.items())
     assert len(list(tmp_path.rglob("times_run*"))) > len(paths)
     names = subprocess.run(["tar", "-tzf", tmp_path / "rows_own.tar.gz"], capture_output=True)
