@@ -4,6 +4,7 @@
 # of a core (4 images each, and a batch of 32); then, on one core, what a smaller batch costs per image.
 # Emulated devices need root: sudo -E.
 #   CYCLES=25            cycles of a run
+#   CORE_COUNTS="2 3 4 5 6 7 8"   numbers of emulated devices
 #   PARTS="cores emulated fixed batches touch"    which of these are measured: real cores, emulated
 #                        devices of 4 images each, those of a batch of 32, batches on one core,
 #                        page faults without training
@@ -23,7 +24,7 @@ list() {
       BATCH_SIZES=$((images * DEVICES)) CORE_COUNTS=$DEVICES in_cycles
     done
   fi
-  for count in 2 3 4 5 6 7 8; do
+  for count in ${CORE_COUNTS:-2 3 4 5 6 7 8}; do
     batches=""
     [[ $parts != *emulated* ]] || batches+=" $((4 * count))"
     [[ $parts != *fixed* ]] || batches+=" 32"
