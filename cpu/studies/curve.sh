@@ -2,7 +2,8 @@
 # apart. A run goes through cycles: one rank alone, all ranks without communication, data parallelism.
 # On real cores (16 and 4 images each, default and tuned malloc) and on emulated devices, each a share
 # of a core (4 images each, and a batch of 32); then, on one core, what a smaller batch costs per image.
-# Emulated devices need root: sudo -E.
+# Emulated devices need root: sudo -E. Their cores are kept awake, but for one configuration: a core that
+# falls asleep while no device has its turn computes slower when it wakes up, which no real device would.
 #   CYCLES=25            cycles of a run
 #   CORE_COUNTS="2 3 4 5 6 7 8"   numbers of emulated devices
 #   PARTS="cores emulated fixed batches touch"    which of these are measured: real cores, emulated
@@ -29,13 +30,29 @@ list() {
     [[ $parts != *emulated* ]] || batches+=" $((4 * count))"
     [[ $parts != *fixed* ]] || batches+=" 32"
     [[ ! $batches ]] ||
-      CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=$batches CORE_COUNTS=$count in_cycles
+      AWAKE=1 CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=$batches CORE_COUNTS=$count in_cycles
   done
+  if [[ $parts == *emulated* ]]; then
+    CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=16 CORE_COUNTS=4 in_cycles
+  fi
   [[ $parts != *batches* ]] || BATCH_SIZES="32 16 11 8 7 6 5 4" CORE_COUNTS=1 loops
 }
 
 in_cycles() {
-  ADD_OPTIONS="--cycles $CYCLES" SUFFIX=_cycles loops
+  ADD_VARIABLES="${AWAKE:+AWAKE=1}" SUFFIX="_cycles${AWAKE:+_awake}" \
+    ADD_OPTIONS="--cycles $CYCLES${AWAKE:+ --note cores=awake}" loops
+}
+
+# A loop on each core that runs only while nothing else does; it ends with the run.
+launch() {
+  local core
+  if [[ ${AWAKE:-} ]]; then
+    for core in $("$PYTHON" -c 'import os; print(*os.sched_getaffinity(0))'); do
+      setpriv --pdeathsig KILL chrt --idle 0 taskset --cpu-list "$core" \
+        bash -c 'while :; do :; done' &
+    done
+  fi
+  exec "$@"
 }
 
 # What a fault costs by how much memory is in use: touched, without training.
