@@ -43,13 +43,17 @@ in_cycles() {
     ADD_OPTIONS="--cycles $CYCLES${AWAKE:+ --note cores=awake}" loops
 }
 
-# A loop on each core that runs only while nothing else does; it ends with the run.
+# A loop on each core, in a group of its own that gets what no rank uses; it ends with the run, and
+# yields, so that a rank whose turn comes need not wait for the next tick.
 launch() {
-  local core
+  local core yielding='while True: __import__("os").sched_yield()'
   if [[ ${AWAKE:-} ]]; then
+    mkdir "$CPU_GROUPS/awake"
+    echo 1 >"$CPU_GROUPS/awake/cpu.idle"
     for core in $("$PYTHON" -c 'import os; print(*os.sched_getaffinity(0))'); do
-      setpriv --pdeathsig KILL chrt --idle 0 taskset --cpu-list "$core" \
-        bash -c 'while :; do :; done' &
+      # shellcheck disable=SC2016  # for the inner shell
+      setpriv --pdeathsig KILL taskset --cpu-list "$core" bash -c \
+        'echo $$ >"$1/cgroup.procs" && exec "$2" -c "$3"' - "$CPU_GROUPS/awake" "$PYTHON" "$yielding" &
     done
   fi
   exec "$@"
