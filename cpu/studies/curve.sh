@@ -6,16 +6,16 @@
 # falls asleep while no device has its turn computes slower when it wakes up, which no real device would.
 #   CYCLES=25            cycles of a run
 #   CORE_COUNTS="2 3 4 5 6 7 8"   numbers of emulated devices
-#   PARTS="cores emulated fixed batches touch"    which of these are measured: real cores, emulated
-#                        devices of 4 images each, those of a batch of 32, batches on one core,
-#                        page faults without training
+#   PARTS="cores emulated asleep fixed batches touch"    which of these are measured: real cores,
+#                        emulated devices of 4 images each, 4 of them whose cores may fall asleep,
+#                        devices of a batch of 32, batches on one core, page faults without training
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
 export CYCLES="${CYCLES:-25}" STEPS=1 WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-3600}"
 share="${CPU_SHARE-0.16}" # of a core for each device
 
-parts="${PARTS-cores emulated fixed batches touch}"
+parts="${PARTS-cores emulated asleep fixed batches touch}"
 
 list() {
   local count images batches
@@ -32,7 +32,7 @@ list() {
     [[ ! $batches ]] ||
       AWAKE=1 CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=$batches CORE_COUNTS=$count in_cycles
   done
-  if [[ $parts == *emulated* ]]; then
+  if [[ $parts == *asleep* ]]; then
     CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=16 CORE_COUNTS=4 in_cycles
   fi
   [[ $parts != *batches* ]] || BATCH_SIZES="32 16 11 8 7 6 5 4" CORE_COUNTS=1 loops
