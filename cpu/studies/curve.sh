@@ -6,6 +6,7 @@
 # falls asleep while no device has its turn computes slower when it wakes up, which no real device would.
 #   CYCLES=25            cycles of a run
 #   CORE_COUNTS="2 3 4 5 6 7 8"   numbers of emulated devices
+#   IMAGES="4 16"        on each real core
 #   PARTS="cores emulated asleep fixed batches touch"    which of these are measured: real cores,
 #                        emulated devices of 4 images each, 4 of them whose cores may fall asleep,
 #                        devices of a batch of 32, batches on one core, page faults without training
@@ -21,7 +22,7 @@ list() {
   local count images batches
   export MODES=ddp CPU_SHARE=""
   if [[ $parts == *cores* ]]; then
-    for images in 4 16; do
+    for images in ${IMAGES:-4 16}; do
       BATCH_SIZES=$((images * DEVICES)) CORE_COUNTS=$DEVICES in_cycles
     done
   fi
