@@ -311,10 +311,12 @@ def parts_over_devices(
 
 def why_longer(axes: plt.Axes, longer: pd.Series) -> None:
     """A bar for each part of a step: how much longer it is, as a share of the whole step."""
-    is_shown = longer.abs().ge(0.0005) | longer.index.isin((COMPUTING, "waiting"))
+    is_shown = longer.abs().ge(0.0025) | longer.index.isin((COMPUTING, "waiting"))
     percent = 100 * longer[is_shown]
+    percent["all else"] = 100 * longer[~is_shown].sum()
+    colours = {COMPUTING: PARTS["backward"][0], "all else": GREY}
     for place, (name, value) in enumerate(percent.items()):
-        colour = PARTS.get(name, PARTS["backward"])[0]
+        colour = colours[name] if name in colours else PARTS[name][0]
         axes.barh(place, value, 0.62, color=colour)
         look = {"va": "center", "fontsize": 8.5, "textcoords": "offset points"}
         axes.annotate(f"{value:.1f}", (max(value, 0), place), (4, 0), **look)

@@ -26,6 +26,8 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "cpu/bounds": ["series", "num_devices", "bound"],
     "cpu/malloc": ["batch_size", "num_devices"],
     "curve/losses": ["occasion", "num_devices", "images"],
+    "curve/sleep": [],
+    "curve/waiting": ["num_devices"],
     "limit/roofline": ["memory", "type"],
     "loading/summary": ["dataset", "loader", "read_from"],
     "malloc/allocators": ["model", "allocator"],
@@ -241,6 +243,17 @@ def curve_rows() -> list[list[object]]:
     return rows
 
 
+def loss_rows() -> list[list[object]]:
+    """A line for each configuration of the study curve: its losses and its efficiency."""
+    rows = []
+    for _, row in read_table("curve/losses").iterrows():
+        device = "cores" if pd.isna(row["cpu_share"]) else "emulated"
+        losses = ("contention", "imbalance", "communication", "efficiency")
+        cells = [interval_text(row, name, 3) for name in losses]
+        rows.append([f"{row['num_devices']} {device}", f"{row['images']:.0f}", *cells])
+    return rows
+
+
 def malloc_rows() -> list[list[object]]:
     """A line for each malloc: what it brings to each network, and its peak memory on the first."""
     table = read_table("malloc/allocators")
@@ -264,6 +277,7 @@ def all_rows() -> dict[str, str]:
         "malloc": malloc_rows(),
         "malloc-head": [["malloc", *read_table("malloc/allocators")["model"].unique(), "peak"]],
         "curve": curve_rows(),
+        "losses": loss_rows(),
         "networks": rows_of("networks/networks", ["model"], networks),
         "claims": pd.read_csv(HERE / "claims.csv").to_numpy().tolist(),
         "reproduce": claim_rows(),

@@ -20,11 +20,17 @@ def curve():
     return load("cpu/studies/curve.py")
 
 
-def write_cycles(path, run, images, cycles=6, faults=0.0, share=""):
-    """A run in cycles over len(images) ranks; of several, the second one is the slowest."""
+def write_cycles(path, run, images, cycles=6, faults=0.0, share="", awake=True, step=ALONE):
+    """A run in cycles over len(images) ranks; of several, the second one is the slowest. A rank by
+    itself takes step (s)."""
     ranks, mean = len(images), sum(images) / len(images)
     own = {"run_id": run, "num_devices": ranks, "batch_size": sum(images), "model": "densenet121"}
-    own |= {"memory": "kept", "threads": 1, "dataset": "made by hand", "options": "cycles=6"}
+    own |= {
+        "memory": "kept",
+        "threads": 1,
+        "dataset": "made by hand",
+    }
+    own["options"] = "cycles=6" + (";cores=awake" if share and awake else "")
     own |= {"loader": "tensor", "precision": "fp32", "channels_last": 0, "micro_batches": 1}
     rows = []
 
@@ -51,7 +57,7 @@ def write_cycles(path, run, images, cycles=6, faults=0.0, share=""):
         if ranks > 1:
             spread = [2 - IMBALANCE, IMBALANCE, *[1.0] * (ranks - 2)]
         seconds = [
-            ALONE * drift * part * count / mean for part, count in zip(spread, images, strict=True)
+            step * drift * part * count / mean for part, count in zip(spread, images, strict=True)
         ]
         together = [CONTENTION * one for one in seconds]
         add("alone", cycle, lone, seconds[lone])
@@ -103,10 +109,14 @@ def test_emulated_devices_have_a_figure_of_their_own(curve, tmp_path):
         for count in (2, 4, 8):
             path = tmp_path / "runs" / f"emulated{count}" / f"times_run{run}.csv"
             write_cycles(path, run, [4] * count, share="0.16")
+        path = tmp_path / "runs" / "asleep4" / f"times_run{run}.csv"
+        write_cycles(path, run, [4] * 4, share="0.16", awake=False, step=1.1 * ALONE)
     study = curve.study(load("common/results.py").read_runs(tmp_path / "runs"), tmp_path / "runs")
     assert list(study.figures) == ["devices"]
     message = study.figures["devices"].get_suptitle()
-    assert message == "8 emulated devices lose 9.3 %, most by cores that are all busy"
+    assert study.tables["sleep"]["alone"].tolist() == pytest.approx([1.1])
+    assert len(study.tables["losses"]) == 3
+    assert message == "8 emulated devices: a step takes 5.0 % longer by sharing the cores"
 
 
 def spread_cycles(curve, spread):

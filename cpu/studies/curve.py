@@ -7,7 +7,8 @@ train data parallel; the order rotates. Within a cycle, seconds apart:
     imbalance      the slowest rank's step over the mean, together, beyond an uneven split
     communication  the data-parallel step over the slowest one together
 
-A run is the median over its cycles. What a smaller batch costs per image is measured on one core.
+A run is the median over its cycles. Emulated devices have their cores kept awake; one configuration
+lets them fall asleep, to see what that does. What a smaller batch costs is measured on one core.
 """
 
 from pathlib import Path
@@ -26,12 +27,12 @@ WORDS = {
     "communication": "communication, against none",
 }
 CAUSES = {
-    "contention": "cores that are all busy",
-    "imbalance": "waiting for the slowest rank",
+    "contention": "sharing the cores",
+    "imbalance": "waiting for the slowest",
     "communication": "communication",
 }
-RUN = ["occasion", "run_id", "num_devices", "batch_size", "memory", "cpu_share"]
 KEYS = ["occasion", "cpu_share", "memory", "num_devices", "batch_size"]
+RUN = [*KEYS, "run_id", "asleep"]
 EMULATED_IMAGES = 4  # on each device, in the figure over their number
 PREDICTED = ["predicted", "predicted_low", "predicted_high"]
 
@@ -113,12 +114,28 @@ def slowest_of(ranks: int, draws: int = 200_000) -> float:
     return float(np.median(normal.max(axis=1) - normal.mean(axis=1)))
 
 
+def sleep_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """The step of an emulated device alone, if its core may fall asleep while no device has its
+    turn, over that on a core kept awake, in the same rounds; the slowest rank then, and awake."""
+    table = []
+    asleep, awake = runs[runs["asleep"]], runs[~runs["asleep"]]
+    for key, own in asleep.groupby(KEYS):
+        row = dict(zip(KEYS, key, strict=True)) | {"runs": len(own)}
+        base = awake.merge(pd.DataFrame([row])[KEYS])
+        if base.empty:
+            continue
+        row |= measure_all(own, {"alone": over(base, "alone"), "asleep": median("imbalance")})
+        table.append(row | measure_all(base, {"awake": median("imbalance")}))
+    return pd.DataFrame(table)
+
+
 def spread_table(cycles: pd.DataFrame) -> pd.DataFrame:
     """How much a ratio differs between the cycles of a run, and between runs (standard deviations
     of its logarithm): how many cycles and runs an interval of a given width needs."""
     table = []
-    for key, own in cycles.groupby(KEYS):
-        row = dict(zip(KEYS, key, strict=True))
+    keys = [*KEYS, "asleep"]
+    for key, own in cycles.groupby(keys):
+        row = dict(zip(keys, key, strict=True))
         for name in [*RATIOS, "direct"]:
             logs = np.log(own[name]).groupby([own[part] for part in RUN])
             row[f"{name}_within"] = float(np.sqrt(logs.var().mean()))
@@ -171,7 +188,7 @@ def configuration_name(row: pd.Series) -> str:
     return f"{count}, {row['images']:.3g} images each, {malloc}"
 
 
-def draw_losses(losses: pd.DataFrame, note: str) -> figures.plt.Figure:
+def draw_losses(losses: pd.DataFrame, notes: list[str]) -> figures.plt.Figure:
     """What each configuration loses, in % of a step: a panel for each."""
     rows = losses.sort_values(["cpu_share", "memory", "num_devices", "images"])
     size = (7.2, 0.6 + 1.25 * len(rows))
@@ -181,19 +198,21 @@ def draw_losses(losses: pd.DataFrame, note: str) -> figures.plt.Figure:
     for axes, (index, row) in zip(panels[:, 0], rows.iterrows(), strict=True):
         ratios = np.concatenate([figures.triples(rows.loc[[index]], name) for name in RATIOS])
         figures.term_dots(axes, list(WORDS.values()), 100 * (ratios - 1))
-        axes.set_title(configuration_name(row), loc="left", fontsize=10)
+        axes.set_title(f"{configuration_name(row)}; {row['session']}", loc="left", fontsize=9)
         axes.margins(x=0.12)
     panels[-1, 0].set_xlabel("a step takes so much longer (%)")
-    last = rows.iloc[-1]
-    lost = 100 * (1 - last["efficiency"])
-    message = f"{configuration_name(last)}: {lost:.1f} % is lost"
+    lost = 100 * (1 - rows["efficiency"])
+    range_lost = " to ".join(dict.fromkeys([f"{lost.min():.1f}", f"{lost.max():.1f}"]))
+    message = f"{figures.count_text(rows['num_devices'].max(), 'core')} lose {range_lost} %"
     counts = figures.count_ranges(rows["runs"])
     detail = f"ratios within a run's cycles; median and interval over {counts} runs"
-    figures.headline(figure, message, f"{detail}; grey: too small to tell from none", note)
+    figures.headline(figure, message, f"{detail}; grey: too small to tell from none", *notes)
     return figure
 
 
-def draw_over_devices(losses: pd.DataFrame, waiting: pd.DataFrame, note: str) -> figures.plt.Figure:
+def draw_over_devices(
+    losses: pd.DataFrame, waiting: pd.DataFrame, notes: list[str]
+) -> figures.plt.Figure:
     """What emulated devices lose by each cause, in % of a step, a panel for each; for the slowest
     rank also what chance alone would cost."""
     figure, panels = figures.plt.subplots(
@@ -211,13 +230,14 @@ def draw_over_devices(losses: pd.DataFrame, waiting: pd.DataFrame, note: str) ->
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
         axes.text(0.97, 0.03, "dashes: by chance alone", transform=axes.transAxes, **look)
     last = losses.iloc[-1]
-    lost, most = 100 * (1 - last["efficiency"]), max(RATIOS, key=lambda name: last[name])
+    found = [name for name in RATIOS if last[f"{name}_low"] > 1] or RATIOS
+    most = max(found, key=lambda name: last[name])
     devices = figures.count_text(last["num_devices"], "emulated device")
     detail = f"{last['images']:.3g} images each, tuned malloc; ratios within a run's cycles"
     number = figures.count_ranges(losses["runs"])
     interval = f"median and interval over {number} runs; grey: too small to tell from none"
-    message = f"{devices} lose {lost:.1f} %, most by {CAUSES[most]}"
-    figures.headline(figure, message, f"{detail}; {interval}", note)
+    message = f"{devices}: a step takes {100 * (last[most] - 1):.1f} % longer by {CAUSES[most]}"
+    figures.headline(figure, message, f"{detail}; {interval}", *notes)
     return figure
 
 
@@ -228,6 +248,7 @@ def percents_over_devices(axes: figures.plt.Axes, counts: pd.Series, percent: np
         bars = [[value - low], [high - value]]
         axes.errorbar(count, value, bars, fmt="o", capsize=3, markerfacecolor="white", **look)
         look |= {"textcoords": "offset points", "fontsize": 8, "ha": "center"}
+        look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         axes.annotate(f"{value:.1f}", (count, high), (0, 4), **look)
     axes.axhline(0, color="#222222", linewidth=0.8)
     axes.set(xlabel="emulated devices", xticks=counts)
@@ -237,10 +258,13 @@ def percents_over_devices(axes: figures.plt.Axes, counts: pd.Series, percent: np
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     rows = results.read_phases(*[folder.with_name(name) for name in runs["occasion"].unique()])
     tables.require(rows, "cycles")
+    rows["asleep"] = (rows["cpu_share"] != "") & ~rows["options"].str.contains("cores=awake")
     cycles = cycle_table(rows)
-    losses = loss_table(run_medians(cycles))
+    medians = run_medians(cycles)
+    losses = loss_table(medians[~medians["asleep"]])
     made = {"losses": losses, "spread": spread_table(cycles), "faults": fault_table(rows)}
     made |= {"batches": batch_table(runs), "waiting": waiting_table(losses)}
+    made["sleep"] = sleep_table(medians)
     columns = {"session": "measured on", "configuration": "configuration", "runs": "runs"} | WORDS
     named = losses.assign(configuration=losses.apply(configuration_name, axis=1))
     named["session"] = [session_name(session, folder) for session in losses["occasion"]]
@@ -258,6 +282,14 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         3,
     )
     text += tables.markdown(
+        made["sleep"],
+        "Emulated devices whose cores may fall asleep while none has its turn: a step alone, over "
+        "that on a core kept awake; and the slowest rank, against the mean.",
+        {"num_devices": "devices", "runs": "runs", "alone": "a step alone, over awake"}
+        | {"asleep": "slowest, asleep", "awake": "slowest, awake"},
+        3,
+    )
+    text += tables.markdown(
         made["batches"],
         "What an image takes on one core in a smaller batch, over that in one of 32.",
         {"memory": "malloc", "batch_size": "batch", "runs": "runs", "per_image": "ratio"},
@@ -265,11 +297,11 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     )
     real, charts = losses["cpu_share"] == "", {}
     if real.any():
-        charts["losses"] = draw_losses(losses[real], note_of(losses[real], runs, folder))
+        charts["losses"] = draw_losses(named[real], notes_of(losses[real], runs, folder))
     even = losses[~real & (losses["images"] == EMULATED_IMAGES)]
     if even["num_devices"].nunique() > 1:
         own = even[even["occasion"] == even["occasion"].iloc[-1]]
-        charts["devices"] = draw_over_devices(own, made["waiting"], note_of(own, runs, folder))
+        charts["devices"] = draw_over_devices(own, made["waiting"], notes_of(own, runs, folder))
     return tables.Study(made, text, charts)
 
 
@@ -281,6 +313,10 @@ def session_name(session: str, folder: Path) -> str:
     return f"{environment['cpu_model']}, {environment['date']:.10}"
 
 
-def note_of(losses: pd.DataFrame, runs: pd.DataFrame, folder: Path) -> str:
-    session = losses["occasion"].iloc[-1]
-    return figures.make_title(folder.with_name(session), runs[runs["occasion"] == session])
+def notes_of(losses: pd.DataFrame, runs: pd.DataFrame, folder: Path) -> list[str]:
+    """What was measured on, a line for each machine."""
+    lines = {}
+    for session in losses["occasion"].unique():
+        own = runs[runs["occasion"] == session]
+        lines[figures.make_title(folder.with_name(session), own)] = True
+    return list(lines)
