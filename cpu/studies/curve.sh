@@ -49,6 +49,7 @@ in_cycles() {
 launch() {
   local core yielding='while True: __import__("os").sched_yield()'
   if [[ ${AWAKE:-} ]]; then
+    [[ -w $CPU_GROUPS/cpu.idle ]] || die "keeping cores awake needs cpu.idle: Linux 5.15 or newer"
     mkdir "$CPU_GROUPS/awake"
     echo 1 >"$CPU_GROUPS/awake/cpu.idle"
     for core in $("$PYTHON" -c 'import os; print(*os.sched_getaffinity(0))'); do
