@@ -95,7 +95,6 @@ def test_losses_within_a_cycle(curve, folder):
     assert losses["communication"].tolist() == pytest.approx([COMMUNICATION] * 2)
     assert losses.loc[2, "imbalance"] == pytest.approx(IMBALANCE)
     assert losses.loc[3, "split"] == pytest.approx(33 / 32)
-    assert losses["left"].tolist() == pytest.approx([1, 1])  # the product is the whole loss
     whole = CONTENTION * IMBALANCE * COMMUNICATION
     assert losses.loc[2, "efficiency"] == pytest.approx(1 / whole)
     batches = study.tables["batches"].set_index("batch_size")

@@ -57,16 +57,13 @@ def cycle_table(rows: pd.DataFrame) -> pd.DataFrame:
     table["contention"] = table["own"] / table["alone"]
     table["imbalance"] = table["slowest"] / table["together"] / table["split"]
     table["communication"] = table["parallel"] / table["slowest"]
-    table["product"] = table[RATIOS].prod(axis=1)
-    # Directly, for a rank with the mean number of images.
-    per_image = table["own"] / table["together"]
-    table["direct"] = table["parallel"] * per_image / table["alone"] / table["split"]
+    table["longer"] = table[RATIOS].prod(axis=1)
     return table.reset_index()
 
 
 def run_medians(cycles: pd.DataFrame) -> pd.DataFrame:
     """One row per run: medians over its cycles, which are skewed."""
-    names = [*RATIOS, "product", "direct", "split", "alone"]
+    names = [*RATIOS, "longer", "split", "alone"]
     runs = cycles.groupby(RUN)[names].median().reset_index()
     return runs.assign(cycles=cycles.groupby(RUN).size().to_numpy())
 
@@ -75,11 +72,11 @@ def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per configuration: the three losses, and the efficiency that they leave."""
     table = []
     for key, own in runs.groupby(KEYS):
-        own = own.assign(efficiency=1 / own["direct"], left=own["direct"] / own["product"])
+        own = own.assign(efficiency=1 / own["longer"])
         row = dict(zip(KEYS, key, strict=True)) | {"runs": len(own), "cycles": own["cycles"].sum()}
         row["images"] = row["batch_size"] / row["num_devices"]
         row["split"] = own["split"].median()
-        measures = {name: median(name) for name in [*RATIOS, "efficiency", "left"]}
+        measures = {name: median(name) for name in [*RATIOS, "efficiency"]}
         table.append(row | measure_all(own, measures))
     return pd.DataFrame(table)
 
@@ -136,7 +133,7 @@ def spread_table(cycles: pd.DataFrame) -> pd.DataFrame:
     keys = [*KEYS, "asleep"]
     for key, own in cycles.groupby(keys):
         row = dict(zip(keys, key, strict=True))
-        for name in [*RATIOS, "direct"]:
+        for name in [*RATIOS, "longer"]:
             logs = np.log(own[name]).groupby([own[part] for part in RUN])
             row[f"{name}_within"] = float(np.sqrt(logs.var().mean()))
             row[f"{name}_between"] = float(logs.median().std())
@@ -261,7 +258,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     rows["asleep"] = (rows["cpu_share"] != "") & ~rows["options"].str.contains("cores=awake")
     cycles = cycle_table(rows)
     medians = run_medians(cycles)
-    losses = loss_table(medians[~medians["asleep"]])
+    losses = loss_table(tables.require(medians[~medians["asleep"]], "cycles of cores kept awake"))
     made = {"losses": losses, "spread": spread_table(cycles), "faults": fault_table(rows)}
     made |= {"batches": batch_table(runs), "waiting": waiting_table(losses)}
     made["sleep"] = sleep_table(medians)

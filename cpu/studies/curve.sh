@@ -2,8 +2,8 @@
 # apart. A run goes through cycles: one rank alone, all ranks without communication, data parallelism.
 # On real cores (16 and 4 images each, default and tuned malloc) and on emulated devices, each a share
 # of a core (4 images each, and a batch of 32); then, on one core, what a smaller batch costs per image.
-# Emulated devices need root: sudo -E. Their cores are kept awake, but for one configuration: a core that
-# falls asleep while no device has its turn computes slower when it wakes up, which no real device would.
+# Emulated devices need root: sudo -E. Their cores are kept awake by a loop, but for one configuration:
+# without it, while no device has its turn, a core falls asleep, which a real device's would not.
 #   CYCLES=25            cycles of a run
 #   CORE_COUNTS="2 3 4 5 6 7 8"   numbers of emulated devices
 #   IMAGES="4 16"        on each real core

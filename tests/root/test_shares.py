@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def start(data, results, **settings) -> subprocess.Popen:
+def start(data, results, script="run_experiments.sh", *words, **settings) -> subprocess.Popen:
     environment = {
         **os.environ,
         **SETTINGS,
@@ -38,7 +38,7 @@ def start(data, results, **settings) -> subprocess.Popen:
         **settings,
     }
     return subprocess.Popen(
-        [REPOSITORY / "cpu" / "run_experiments.sh"],
+        [REPOSITORY / "cpu" / script, *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -139,34 +139,30 @@ def test_ranks_have_their_share_and_wait_for_the_straggler(data, tmp_path, group
     assert waited == pytest.approx(own["2"] - own["0"], rel=0.2)
 
 
-def test_loops_that_keep_cores_awake_are_idle_and_end_with_the_run(data, tmp_path, groups):
-    environment = {
-        **os.environ,
-        **SETTINGS,
-        "PYTHON": sys.executable,
-        "DATA_DIR": str(data),
-        "RESULTS_DIR": str(tmp_path / "runs_own"),
-        "OPTIONS": "--image-size 32",
-        "PARTS": "emulated",
-        "CORE_COUNTS": "2",
-        "CYCLES": "1",
-        "WARMUP": "2",
-    }
-    command = [REPOSITORY / "cpu" / "run_study.sh", "curve"]
-    study = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+def test_loops_that_keep_cores_awake_take_nothing_and_end_with_the_run(data, tmp_path, groups):
+    """Each core gives 60 % to two ranks; loops that took as much as others would keep these from
+    their shares, which fails the run. Tried again, and skipped, as the straggler."""
 
     def loops() -> list[str]:
-        found = [group / "awake" for group in groups() if (group / "awake").is_dir()]
-        return "".join((group / "cgroup.procs").read_text() for group in found).split()
+        files = [group / "awake" / "cgroup.procs" for group in groups()]
+        return "".join(path.read_text() for path in files if path.is_file()).split()
 
-    wait_for(lambda: len(loops()) == len(os.sched_getaffinity(0)), 120)
-    pids = loops()
-    (awake,) = [group / "awake" for group in groups()]
-    assert (awake / "cpu.idle").read_text() == "1\n"
-    said, _ = study.communicate(timeout=200)
-    # A busy host may keep a rank from its share, which is said.
-    assert study.returncode == 0 or "a core, not its share" in said or "the host took" in said, said
-    assert not groups() and not any(Path("/proc", pid).exists() for pid in pids)
+    settings = {"PARTS": "emulated", "CORE_COUNTS": "4", "CYCLES": "1", "WARMUP": "2"}
+    for _ in range(3):
+        study = start(
+            data, tmp_path, "run_study.sh", "curve", OPTIONS="--image-size 64", **settings
+        )
+        wait_for(lambda: len(loops()) == len(os.sched_getaffinity(0)), 120)
+        pids = loops()
+        assert all("sched_yield" in Path("/proc", pid, "cmdline").read_text() for pid in pids)
+        said, _ = study.communicate(timeout=240)
+        assert not groups() and not any(Path("/proc", pid).exists() for pid in pids)
+        if study.returncode == 0:
+            return
+        given = shares_of_busy_loops(4, SETTINGS)
+    if given != pytest.approx([0.3] * 4, rel=SHARES.MISS):
+        pytest.skip(f"the host gives busy loops {given} of a core, not 0.3")
+    raise AssertionError(said)
 
 
 def test_a_run_without_its_share_fails(tmp_path):
