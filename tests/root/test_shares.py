@@ -154,6 +154,8 @@ def test_loops_that_keep_cores_awake_take_nothing_and_end_with_the_run(data, tmp
         )
         wait_for(lambda: len(loops()) == len(os.sched_getaffinity(0)), 120)
         pids = loops()
+        (group,) = groups()
+        assert (group / "awake" / "cpu.idle").read_text() == "1\n"
         assert all("sched_yield" in Path("/proc", pid, "cmdline").read_text() for pid in pids)
         said, _ = study.communicate(timeout=240)
         assert not groups() and not any(Path("/proc", pid).exists() for pid in pids)
