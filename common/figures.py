@@ -473,8 +473,10 @@ def read_arguments(doc: str, published: Path, arguments: list[str]) -> argparse.
 def write_study(study: tables.Study, output: Path) -> None:
     """Tables, text and figures of a study; none of these files may stay of other results."""
     texts = {"answers.md": study.text}
+    digits = "%.12g"  # what comes after them depends on the processor
     for name, table in study.tables.items():
-        texts[f"{name}.csv"] = table.to_csv(index=False) if len(table) else ""
+        csv = table.to_csv(index=False, float_format=digits)
+        texts[f"{name}.csv"] = csv if len(table) else ""
     for name, text in texts.items():
         if text:
             (output / name).write_text(text)
