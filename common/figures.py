@@ -389,21 +389,6 @@ def intervals(
     axes.errorbar(rows[against], rows[name], bars, capsize=3, markersize=6, **look)
 
 
-def term_dots(axes: plt.Axes, names: list[str], percent: np.ndarray) -> None:
-    """Terms in % with their intervals [names, 3] from top to bottom, each with its value; grey
-    where the interval holds 0."""
-    for place, (value, low, high) in enumerate(percent):
-        colour = "#AAAAAA" if low <= 0 <= high else TUNED
-        bars = [[value - low], [high - value]]
-        axes.errorbar([value], [place], fmt="o", xerr=bars, color=colour, capsize=3, markersize=5)
-        look = {"color": colour, "va": "center", "textcoords": "offset points", "fontsize": 9}
-        axes.annotate(f"{value:.1f} %", (max(high, value), place), (6, 0), **look)
-    axes.axvline(0, color="#222222", linewidth=0.8)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(axis="x")
-
-
 # ---- the main of the plotting scripts
 
 
@@ -472,7 +457,9 @@ def read_arguments(doc: str, published: Path, arguments: list[str]) -> argparse.
 
 def write_study(study: tables.Study, output: Path) -> None:
     """Tables, text and figures of a study; none of these files may stay of other results."""
-    texts = {"answers.md": study.text}
+    pictures = [f"![{figure.get_suptitle()}]({name}.png)" for name, figure in study.figures.items()]
+    page = "\n\n".join(filter(None, [study.text.rstrip(), *pictures]))
+    texts = {"answers.md": page and f"{page}\n"}
     digits = "%.12g"  # what comes after them depends on the processor
     for name, table in study.tables.items():
         csv = table.to_csv(index=False, float_format=digits)

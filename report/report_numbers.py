@@ -25,9 +25,10 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "cpu/summary": ["series", "num_devices", "mode"],
     "cpu/bounds": ["series", "num_devices", "bound"],
     "cpu/malloc": ["batch_size", "num_devices"],
-    "curve/losses": ["occasion", "num_devices", "images"],
+    "curve/losses": ["machine", "device", "num_devices", "images"],
     "curve/sleep": [],
-    "curve/waiting": ["num_devices"],
+    "curve/touch": ["gib"],
+    "curve/waiting": ["occasion", "num_devices"],
     "limit/roofline": ["memory", "type"],
     "loading/summary": ["dataset", "loader", "read_from"],
     "malloc/allocators": ["model", "allocator"],
@@ -244,13 +245,16 @@ def curve_rows() -> list[list[object]]:
 
 
 def loss_rows() -> list[list[object]]:
-    """A line for each configuration of the study curve: its losses and its efficiency."""
+    """The study curve, machine by machine: a line for each configuration, its losses and its
+    efficiency."""
+    measured = ("contention", "imbalance", "communication", "efficiency")
     rows = []
-    for _, row in read_table("curve/losses").iterrows():
-        device = "cores" if pd.isna(row["cpu_share"]) else "emulated"
-        losses = ("contention", "imbalance", "communication", "efficiency")
-        cells = [interval_text(row, name, 3) for name in losses]
-        rows.append([f"{row['num_devices']} {device}", f"{row['images']:.0f}", *cells])
+    for machine, own in read_table("curve/losses").groupby("machine"):
+        rows.append([machine.replace("(R)", "").replace(" Processor", ""), *[""] * 6])
+        for _, row in own.iterrows():
+            devices = f"{row['num_devices']} {row['device']}s".removesuffix(" devices")
+            cells = [interval_text(row, name, 3) for name in measured]
+            rows.append([devices, f"{row['images']:.0f}", row["runs"], *cells])
     return rows
 
 

@@ -131,7 +131,8 @@ def spread_cycles(curve, spread):
                 rows.append(key | {"mode": "together", "rank": rank, "step_time": seconds})
                 rows.append(key | {"mode": "ddp", "rank": rank, "step_time": max(steps)})
             rows.append(key | {"mode": "alone", "rank": 0, "step_time": steps[0]})
-    return curve.loss_table(curve.run_medians(curve.cycle_table(pd.DataFrame(rows))))
+    medians = curve.run_medians(curve.cycle_table(pd.DataFrame(rows)))
+    return curve.loss_table(medians, curve.IN_SESSION)
 
 
 def test_waiting_of_ranks_that_differ_by_chance_is_predicted_from_two(curve):
@@ -144,25 +145,6 @@ def test_waiting_of_ranks_that_differ_by_chance_is_predicted_from_two(curve):
     fixed = curve.waiting_table(spread_cycles(curve, lambda n: np.eye(n)[0] * 0.03 + 1))
     eight = fixed.iloc[-1]
     assert eight["error"] > eight["error_as_on_two"]
-
-
-def test_faults_that_make_a_rank_slower(curve):
-    """2 us a fault, put into the second rank."""
-    rows = []
-    for cycle in range(20):
-        for rank in (0, 1):
-            faults = 1e5 * rank * (1 + cycle % 4)
-            row = dict.fromkeys(curve.RUN, 1) | {"memory": "glibc", "cpu_share": ""}
-            row |= {"num_devices": 2, "mode": "together", "cycle": cycle, "rank": rank}
-            rows.append(row | {"minor_faults": faults, "step_time": 4 + 2e-6 * faults})
-    table = curve.fault_table(pd.DataFrame(rows))
-    assert table["us_per_fault"].tolist() == pytest.approx([2.0])
-    assert table["correlation"].tolist() == pytest.approx([1.0])
-
-
-def test_tuned_malloc_has_no_faults_to_tell_a_price_from(curve, folder):
-    runs = load("common/results.py").read_runs(folder)
-    assert curve.study(runs, folder).tables["faults"].empty
 
 
 def test_every_run_has_the_cycles_that_were_asked_for(data, tmp_path):

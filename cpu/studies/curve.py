@@ -7,8 +7,10 @@ train data parallel; the order rotates. Within a cycle, seconds apart:
     imbalance      the slowest rank's step over the mean, together, beyond an uneven split
     communication  the data-parallel step over the slowest one together
 
-A run is the median over its cycles. Emulated devices have their cores kept awake; one configuration
-lets them fall asleep, to see what that does. What a smaller batch costs is measured on one core.
+A run is the median over its cycles. Sessions on one machine are taken together, and are shown each
+by itself too: these ratios are within runs, so that no session has to be as fast as another.
+Emulated devices have their cores kept awake; one configuration lets them fall asleep, to see what
+that does. What a smaller batch costs is measured on one core.
 """
 
 from pathlib import Path
@@ -31,8 +33,9 @@ CAUSES = {
     "imbalance": "waiting for the slowest",
     "communication": "communication",
 }
-KEYS = ["occasion", "cpu_share", "memory", "num_devices", "batch_size"]
-RUN = [*KEYS, "run_id", "asleep"]
+KEYS = ["machine", "cpu_share", "memory", "num_devices", "batch_size"]
+IN_SESSION = ["occasion", *KEYS]  # a session: a sweep on one machine
+RUN = [*IN_SESSION, "run_id", "asleep"]
 EMULATED_IMAGES = 4  # on each device, in the figure over their number
 PREDICTED = ["predicted", "predicted_low", "predicted_high"]
 
@@ -68,12 +71,15 @@ def run_medians(cycles: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(cycles=cycles.groupby(RUN).size().to_numpy())
 
 
-def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per configuration: the three losses, and the efficiency that they leave."""
+def loss_table(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row per configuration, told apart by keys: the three losses, and the efficiency that they
+    leave."""
     table = []
-    for key, own in runs.groupby(KEYS):
+    for key, own in runs.groupby(keys):
         own = own.assign(efficiency=1 / own["longer"])
-        row = dict(zip(KEYS, key, strict=True)) | {"runs": len(own), "cycles": own["cycles"].sum()}
+        row = dict(zip(keys, key, strict=True)) | {"runs": len(own), "cycles": own["cycles"].sum()}
+        row["sessions"] = own["occasion"].nunique()
+        row["device"] = "core" if row["cpu_share"] == "" else "emulated device"
         row["images"] = row["batch_size"] / row["num_devices"]
         row["split"] = own["split"].median()
         measures = {name: median(name) for name in [*RATIOS, "efficiency"]}
@@ -81,13 +87,13 @@ def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def waiting_table(losses: pd.DataFrame) -> pd.DataFrame:
-    """Waiting, if ranks differed by chance alone, each step anew: their spread is that of two
-    ranks, the rest predicted, for as many images each. Beside it what knows less: no waiting, and
-    as much as two ranks have."""
+def waiting_table(sessions: pd.DataFrame) -> pd.DataFrame:
+    """Waiting, if ranks differed by chance alone, each step anew: their spread is that of two ranks
+    in a machine's first session, the rest predicted, for as many images each. Beside it what knows
+    less: no waiting, and as much as two ranks have."""
     table = []
-    even = losses[losses["split"] == 1]
-    for _, own in even.groupby(["occasion", "cpu_share", "memory", "images"]):
+    even = sessions[sessions["split"] == 1]
+    for _, own in even.groupby(["machine", "cpu_share", "memory", "images"]):
         two = own[own["num_devices"] == 2]
         if two.empty:
             continue
@@ -96,7 +102,7 @@ def waiting_table(losses: pd.DataFrame) -> pd.DataFrame:
         for _, row in own[own["num_devices"] > 2].iterrows():
             growth = slowest_of(int(row["num_devices"])) / slowest_of(2)
             predicted = dict(zip(PREDICTED, 1 + (base - 1) * growth, strict=True))
-            row = row[[*KEYS, "images", "runs", *ends]].to_dict() | predicted
+            row = row[[*IN_SESSION, "images", "runs", *ends]].to_dict() | predicted
             row["error"] = abs(row["predicted"] - row["imbalance"])
             row["error_as_on_two"] = abs(base[0] - row["imbalance"])
             row["error_none"] = abs(1 - row["imbalance"])
@@ -116,9 +122,9 @@ def sleep_table(runs: pd.DataFrame) -> pd.DataFrame:
     turn, over that on a core kept awake, in the same rounds; the slowest rank then, and awake."""
     table = []
     asleep, awake = runs[runs["asleep"]], runs[~runs["asleep"]]
-    for key, own in asleep.groupby(KEYS):
-        row = dict(zip(KEYS, key, strict=True)) | {"runs": len(own)}
-        base = awake.merge(pd.DataFrame([row])[KEYS])
+    for key, own in asleep.groupby(IN_SESSION):
+        row = dict(zip(IN_SESSION, key, strict=True)) | {"runs": len(own)}
+        base = awake.merge(pd.DataFrame([row])[IN_SESSION])
         if base.empty:
             continue
         row |= measure_all(own, {"alone": over(base, "alone"), "asleep": median("imbalance")})
@@ -157,54 +163,24 @@ def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def fault_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Two ranks that compute together with default malloc: do the faults that one has more of make
-    it the slower one? What a fault costs by that (us), and the correlation of the two differences.
-    With tuned malloc a step has hardly any."""
-    two = rows[(rows["mode"] == "together") & (rows["num_devices"] == 2)]
-    table = []
-    for share, own in two[two["memory"] == "glibc"].groupby("cpu_share"):
-        both = own.pivot(
-            index=[*RUN, "cycle"], columns="rank", values=["step_time", "minor_faults"]
-        )
-        longer = both["step_time"][1] - both["step_time"][0]
-        faults = both["minor_faults"][1] - both["minor_faults"][0]
-        row = {"cpu_share": share, "cycles": len(both)}
-        row |= {"faults_differ": faults.abs().mean(), "correlation": longer.corr(faults)}
-        table.append(row | {"us_per_fault": 1e6 * np.polyfit(faults, longer, 1)[0]})
-    return pd.DataFrame(table)
+def touch_table(sessions: list[Path]) -> pd.DataFrame:
+    """What touching a page costs (us) by how much memory is in use (GiB), a column for each round;
+    empty where that was not measured."""
+    paths = [session / "touch.csv" for session in sessions]
+    measured = [pd.read_csv(path) for path in paths if path.is_file()]
+    if not measured:
+        return pd.DataFrame()
+    table = pd.concat(measured).pivot(index="gib", columns="round", values="us_per_page")
+    return table.add_prefix("round ").reset_index()
 
 
 # ---- the study
 
 
 def configuration_name(row: pd.Series) -> str:
-    device = "core" if row["cpu_share"] == "" else "emulated device"
     malloc = tables.MALLOCS.get(row["memory"], row["memory"])
-    count = figures.count_text(row["num_devices"], device)
+    count = figures.count_text(row["num_devices"], row["device"])
     return f"{count}, {row['images']:.3g} images each, {malloc}"
-
-
-def draw_losses(losses: pd.DataFrame, notes: list[str]) -> figures.plt.Figure:
-    """What each configuration loses, in % of a step: a panel for each."""
-    rows = losses.sort_values(["cpu_share", "memory", "num_devices", "images"])
-    size = (7.2, 0.6 + 1.25 * len(rows))
-    figure, panels = figures.plt.subplots(
-        len(rows), 1, sharex=True, squeeze=False, figsize=size, layout="constrained"
-    )
-    for axes, (index, row) in zip(panels[:, 0], rows.iterrows(), strict=True):
-        ratios = np.concatenate([figures.triples(rows.loc[[index]], name) for name in RATIOS])
-        figures.term_dots(axes, list(WORDS.values()), 100 * (ratios - 1))
-        axes.set_title(f"{configuration_name(row)}; {row['session']}", loc="left", fontsize=9)
-        axes.margins(x=0.12)
-    panels[-1, 0].set_xlabel("a step takes so much longer (%)")
-    lost = 100 * (1 - rows["efficiency"])
-    range_lost = " to ".join(dict.fromkeys([f"{lost.min():.1f}", f"{lost.max():.1f}"]))
-    message = f"{figures.count_text(rows['num_devices'].max(), 'core')} lose {range_lost} %"
-    counts = figures.count_ranges(rows["runs"])
-    detail = f"ratios within a run's cycles; median and interval over {counts} runs"
-    figures.headline(figure, message, f"{detail}; grey: too small to tell from none", *notes)
-    return figure
 
 
 def draw_over_devices(
@@ -221,7 +197,7 @@ def draw_over_devices(
         axes.set_title(WORDS[name].replace(", ", ",\n"), loc="left", fontsize=9.5)
     panels[0].set_ylabel("a step takes so much longer (%)")
     if len(waiting):
-        own = waiting.merge(losses[KEYS])
+        own = waiting.merge(losses[KEYS]).drop_duplicates("num_devices")
         axes = panels[RATIOS.index("imbalance")]
         figures.draw_dashes(axes, own["num_devices"], 100 * (own["predicted"] - 1), figures.GREY, 1)
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
@@ -231,8 +207,7 @@ def draw_over_devices(
     most = max(found, key=lambda name: last[name])
     devices = figures.count_text(last["num_devices"], "emulated device")
     detail = f"{last['images']:.3g} images each, tuned malloc; ratios within a run's cycles"
-    number = figures.count_ranges(losses["runs"])
-    interval = f"median and interval over {number} runs; grey: too small to tell from none"
+    interval = f"{figures.how_many(losses)}; grey: too small to tell from none"
     message = f"{devices}: a step takes {100 * (last[most] - 1):.1f} % longer by {CAUSES[most]}"
     figures.headline(figure, message, f"{detail}; {interval}", *notes)
     return figure
@@ -253,28 +228,26 @@ def percents_over_devices(axes: figures.plt.Axes, counts: pd.Series, percent: np
 
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
-    rows = results.read_phases(*[folder.with_name(name) for name in runs["occasion"].unique()])
+    folders = [folder.with_name(name) for name in runs["occasion"].unique()]
+    rows = results.read_phases(*folders)
     tables.require(rows, "cycles")
     rows["asleep"] = (rows["cpu_share"] != "") & ~rows["options"].str.contains("cores=awake")
+    machines = {session.name: machine_name(session) for session in folders}
+    rows["machine"] = rows["occasion"].map(machines)
     cycles = cycle_table(rows)
     medians = run_medians(cycles)
-    losses = loss_table(tables.require(medians[~medians["asleep"]], "cycles of cores kept awake"))
-    made = {"losses": losses, "spread": spread_table(cycles), "faults": fault_table(rows)}
-    made |= {"batches": batch_table(runs), "waiting": waiting_table(losses)}
-    made["sleep"] = sleep_table(medians)
-    columns = {"session": "measured on", "configuration": "configuration", "runs": "runs"} | WORDS
-    named = losses.assign(configuration=losses.apply(configuration_name, axis=1))
-    named["session"] = [session_name(session, folder) for session in losses["occasion"]]
-    text = tables.markdown(
-        named,
-        "What is lost, each as a factor on the step, within a run; efficiency is what is left.",
-        columns | {"efficiency": "efficiency"},
-        3,
-    )
+    awake = tables.require(medians[~medians["asleep"]], "cycles of cores kept awake")
+    losses, sessions = loss_table(awake, KEYS), loss_table(awake, IN_SESSION)
+    made = {"losses": losses, "spread": spread_table(cycles), "touch": touch_table(folders)}
+    made |= {"batches": batch_table(runs), "waiting": waiting_table(sessions)}
+    made |= {"sleep": sleep_table(medians), "sessions": sessions}
+    text = loss_text(losses) + session_text(sessions, folder)
     text += tables.markdown(
         made["waiting"],
-        "The slowest rank, against the mean: if ranks differ by chance alone, predicted from two.",
-        {"num_devices": "devices", "imbalance": "measured", "predicted": "predicted"}
+        "The slowest rank, against the mean: if ranks differ by chance alone, predicted from two "
+        "in the first session.",
+        {"occasion": "rows", "num_devices": "devices"}
+        | {"imbalance": "measured", "predicted": "predicted"}
         | {"error": "error", "error_as_on_two": "of: as on two", "error_none": "of: no waiting"},
         3,
     )
@@ -292,28 +265,64 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         {"memory": "malloc", "batch_size": "batch", "runs": "runs", "per_image": "ratio"},
         3,
     )
-    real, charts = losses["cpu_share"] == "", {}
-    if real.any():
-        charts["losses"] = draw_losses(named[real], notes_of(losses[real], runs, folder))
-    even = losses[~real & (losses["images"] == EMULATED_IMAGES)]
-    if even["num_devices"].nunique() > 1:
-        own = even[even["occasion"] == even["occasion"].iloc[-1]]
+    text += tables.markdown(
+        made["touch"],
+        "What touching a page costs (us) without training, by how much memory is in use (GiB): one "
+        "round after the other.",
+        {name: name for name in made["touch"]},
+    )
+    charts = {}
+    is_shown = (losses["device"] != "core") & (losses["images"] == EMULATED_IMAGES)
+    if losses[is_shown]["num_devices"].nunique() > 1:
+        own = losses[is_shown & (losses["machine"] == losses[is_shown]["machine"].iloc[-1])]
         charts["devices"] = draw_over_devices(own, made["waiting"], notes_of(own, runs, folder))
     return tables.Study(made, text, charts)
 
 
-def session_name(session: str, folder: Path) -> str:
-    """A sweep by its machine and day."""
-    environment = results.read_environment(folder.with_name(session))
+def loss_text(losses: pd.DataFrame) -> str:
+    columns = {"machine": "machine", "configuration": "configuration", "sessions": "sessions"}
+    return tables.markdown(
+        losses.assign(configuration=losses.apply(configuration_name, axis=1)),
+        "What is lost, each as a factor on the step, within a run; efficiency is what is left.",
+        columns | {"runs": "runs"} | WORDS | {"efficiency": "efficiency"},
+        3,
+    )
+
+
+def session_text(sessions: pd.DataFrame, folder: Path) -> str:
+    """Where a machine has several sessions of a configuration, each by itself."""
+    several = sessions[sessions.duplicated(KEYS, keep=False)].sort_values([*KEYS, "occasion"])
+    if several.empty:
+        return ""
+    dates = []
+    for name in several["occasion"]:
+        date = str(results.read_environment(folder.with_name(name)).get("date", "not recorded"))
+        dates.append(date[:16].replace("T", " "))
+    return tables.markdown(
+        several.assign(
+            begun=dates, configuration=several.apply(configuration_name, axis=1).to_list()
+        ),
+        "Would it repeat? Each session by itself, by when it began.",
+        {"begun": "begun", "configuration": "configuration", "runs": "runs"}
+        | WORDS
+        | {"efficiency": "efficiency"},
+        3,
+    )
+
+
+def machine_name(session: Path) -> str:
+    """Processor and instruction set: two processors may be called by the same name."""
+    environment = results.read_environment(session)
     if not environment:
-        return session
-    return f"{environment['cpu_model']}, {environment['date']:.10}"
+        return "machine not recorded"
+    return f"{environment['cpu_model']}, {environment.get('cpu_capability', 'not recorded')}"
 
 
 def notes_of(losses: pd.DataFrame, runs: pd.DataFrame, folder: Path) -> list[str]:
     """What was measured on, a line for each machine."""
     lines = {}
-    for session in losses["occasion"].unique():
-        own = runs[runs["occasion"] == session]
-        lines[figures.make_title(folder.with_name(session), own)] = True
+    for session in runs["occasion"].unique():
+        if machine_name(folder.with_name(session)) in set(losses["machine"]):
+            own = runs[runs["occasion"] == session]
+            lines[figures.make_title(folder.with_name(session), own)] = True
     return list(lines)

@@ -179,8 +179,10 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
         look |= {"fontsize": 9, "ha": "left" if is_right else "right", "va": "center"}
         # Beside its points, clear of the line.
         place = (10, -9) if is_right else (-10, 0)
-        # Not on the line: a fault there is of another kind.
-        name += "\n(2 MiB per fault: not in the fit)" if "THP" in memory else ""
+        if "THP" in memory:
+            # Not on the line: a fault there is of another kind.
+            name += "\n(2 MiB per fault: not in the fit)"
+            place, look["va"] = (10, -4), "bottom"
         axes.annotate(name, (top["faults"], top["ms"]), place, **look)
     low = 1000 * (one["step_time"] / one["batch_size"]).min()
     words = {"color": figures.TUNED, "fontweight": "bold", "fontsize": 9, "va": "top"}
