@@ -41,7 +41,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "network/network": ["network", "setting", "num_devices"],
     "original_protocol/protocol": [],
     "original_protocol/summary": ["loader", "num_devices"],
-    "repeat/speedups": ["memory"],
+    "repeat/speedups": ["date", "memory"],
     "shares/controls": ["num_devices"],
     "shares/curve": ["kind", "num_devices"],
     "shares/emulation": [],
