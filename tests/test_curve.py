@@ -1,6 +1,7 @@
 """Does the curve find the losses that were put into cycles of phases?"""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -116,6 +117,31 @@ def test_emulated_devices_have_a_figure_of_their_own(curve, tmp_path):
     assert study.tables["sleep"]["alone"].tolist() == pytest.approx([1.1])
     assert len(study.tables["losses"]) == 3
     assert message == "8 emulated devices: a step takes 5.0 % longer by sharing the cores"
+
+
+def test_sessions_on_one_machine_are_taken_together_and_shown_each(curve, tmp_path):
+    """Two sessions of one processor, a third of another that only shares its name; of touching
+    memory the last session counts."""
+    sessions = {"runs": "AVX2", "runs_2": "AVX2", "runs_3": "AVX512"}
+    for number, (name, capability) in enumerate(sessions.items(), start=1):
+        folder = tmp_path / name
+        for run in (1, 2, 3):
+            write_cycles(folder / "even" / f"times_run{run}.csv", run, [4, 4])
+        identity = {"cpu_model": "A CPU", "cores_granted": 2, "cpu_capability": capability}
+        recorded = {"date": f"2026-11-2{number}T10:00:00+00:00"}
+        text = json.dumps({"identity": identity, "recorded": recorded})
+        (folder / "environment.json").write_text(text)
+        (folder / "touch.csv").write_text(f"round,gib,us_per_page\n1,1,{number}\n2,1,9\n")
+    folders = [tmp_path / name for name in sessions]
+    study = curve.study(load("common/results.py").read_runs(*folders), folders[0])
+    losses = study.tables["losses"].set_index("machine")
+    assert losses["runs"].to_dict() == {"A CPU, AVX2": 6, "A CPU, AVX512": 3}
+    assert losses["sessions"].to_dict() == {"A CPU, AVX2": 2, "A CPU, AVX512": 1}
+    assert study.tables["sessions"]["runs"].tolist() == [3, 3, 3]
+    repeated = study.text.split("Would it repeat?")[1].split("What touching")[0]
+    assert "| 2026-11-21 10:00 |" in repeated and "| 2026-11-22 10:00 |" in repeated
+    assert "2026-11-23" not in repeated
+    assert study.tables["touch"].to_dict("list") == {"gib": [1], "round 1": [3], "round 2": [9]}
 
 
 def spread_cycles(curve, spread):

@@ -31,8 +31,7 @@ def between(images: int) -> float:
 
 @pytest.fixture(scope="module", params=SCRIPTS)
 def recorded(request, data, tmp_path_factory) -> tuple[str, dict]:
-    """What 1, 2 and 3 ranks trained on and learned: (ranks, name of the run) -> per rank. Other
-    settings than the batch are tried on 2."""
+    """What 1, 2 and 3 ranks trained on and learned: (ranks, name of the run) -> per rank."""
     script, options = SCRIPTS[request.param]
     common = ["--data", data, "--image-size", IMAGE_SIZE, "--steps", 2, "--warmup", 1, *options]
     runs = {
@@ -50,14 +49,12 @@ def recorded(request, data, tmp_path_factory) -> tuple[str, dict]:
     for ranks in RANK_COUNTS:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
         arguments = []
-        names = runs if ranks == 2 else ["bs32", "bs7"]
-        for name in names:
-            own = runs[name]
+        for name, own in runs.items():
             limit = ["--memory-limit", between(-(-7 // ranks))] if "--on-oom" in own else []
             arguments += ["--", "--output", folder / f"{name}.csv", *common, *own, *limit]
         done = launch(ranks, INJECTED, REPOSITORY / script, "record", folder, *arguments)
         assert done.returncode == 0, done.stderr
-        for name in names:
+        for name in runs:
             saved = [torch.load(folder / f"{name}_rank{rank}.pt") for rank in range(ranks)]
             results[ranks, name] = (saved, read_rows(folder / f"{name}.csv"))
     return script, results
@@ -122,7 +119,8 @@ def test_every_step_takes_the_same_tensors(recorded):
         assert len(one) == 3 and len({h for step in one for h in step}) > 3
         for ranks in RANK_COUNTS:
             assert step_tensors(ranks, name) == one
-    assert step_tensors(2, "bs7_workers2") == step_tensors(1, "bs7")
+    for ranks in RANK_COUNTS:
+        assert step_tensors(ranks, "bs7_workers2") == step_tensors(1, "bs7")
 
 
 def test_rows_are_complete_and_parts_add_up(recorded):

@@ -100,6 +100,7 @@ def test_figures_of_variants_and_what_is_missing(tmp_path):
     done = run_plots(*command)
     assert done.returncode == 0, done.stderr
     assert "| all together | 3.20 [3.20, 3.20] |" in done.stdout
+    assert "](settings.png)" in (tmp_path / "plots" / "answers.md").read_text()
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
         "variants.csv",
         "settings.png",
@@ -118,7 +119,7 @@ def test_figures_of_variants_and_what_is_missing(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Glyph", "ignore:overflow", "ignore:invalid value")
 @given(data=st.data())
-@settings(max_examples=5, **FUZZ)
+@settings(max_examples=15, **FUZZ)
 def test_hostile_variants(variants, monkeypatch, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("hostile")
     write_study(folder / "results", options=data.draw(NASTY), dataset=data.draw(NASTY))

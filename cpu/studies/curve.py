@@ -164,13 +164,13 @@ def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def touch_table(sessions: list[Path]) -> pd.DataFrame:
-    """What touching a page costs (us) by how much memory is in use (GiB), a column for each round;
-    empty where that was not measured."""
+    """What touching a page costs (us) by how much memory is in use (GiB), a column for each round
+    of the last session that measured it; empty if none did."""
     paths = [session / "touch.csv" for session in sessions]
-    measured = [pd.read_csv(path) for path in paths if path.is_file()]
+    measured = [path for path in paths if path.is_file()]
     if not measured:
         return pd.DataFrame()
-    table = pd.concat(measured).pivot(index="gib", columns="round", values="us_per_page")
+    table = pd.read_csv(measured[-1]).pivot(index="gib", columns="round", values="us_per_page")
     return table.add_prefix("round ").reset_index()
 
 
@@ -280,6 +280,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
 
 
 def loss_text(losses: pd.DataFrame) -> str:
+    """The losses of each configuration, sessions on one machine together."""
     columns = {"machine": "machine", "configuration": "configuration", "sessions": "sessions"}
     return tables.markdown(
         losses.assign(configuration=losses.apply(configuration_name, axis=1)),
