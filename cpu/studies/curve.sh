@@ -2,21 +2,23 @@
 # apart. A run goes through cycles: one rank alone, all ranks without communication, data parallelism.
 # On real cores (16 and 4 images each, default and tuned malloc) and on emulated devices, each a share
 # of a core (4 images each, and a batch of 32); then, on one core, what a smaller batch costs per image.
-# Emulated devices need root: sudo -E. Their cores are kept awake by a loop, but for one configuration:
-# without it, while no device has its turn, a core falls asleep, which a real device's would not.
+# Emulated devices need root: sudo -E. Their cores are kept awake by a loop, which a real device's would
+# be. Two configurations show what that does: one without it, in which cores may fall asleep while no
+# device has its turn, and one whose loop computes, by the vector unit, and does not only run.
 #   CYCLES=25            cycles of a run
 #   CORE_COUNTS="2 3 4 5 6 7 8"   numbers of emulated devices
 #   IMAGES="4 16"        on each real core
-#   PARTS="cores emulated asleep fixed batches touch"    which of these are measured: real cores,
-#                        emulated devices of 4 images each, 4 of them whose cores may fall asleep,
-#                        devices of a batch of 32, batches on one core, page faults without training
+#   PARTS="cores emulated computing asleep fixed batches touch"    which of these are measured: real
+#                        cores, emulated devices of 4 images each, the most of them with a loop that
+#                        computes, 4 of them whose cores may fall asleep, devices of a batch of 32,
+#                        batches on one core, page faults without training
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
 export CYCLES="${CYCLES:-25}" STEPS=1 WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-3600}"
 share="${CPU_SHARE-0.16}" # of a core for each device
 
-parts="${PARTS-cores emulated asleep fixed batches touch}"
+parts="${PARTS-cores emulated computing asleep fixed batches touch}"
 
 list() {
   local count images batches
@@ -31,8 +33,11 @@ list() {
     [[ $parts != *emulated* ]] || batches+=" $((4 * count))"
     [[ $parts != *fixed* ]] || batches+=" 32"
     [[ ! $batches ]] ||
-      AWAKE=1 CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=$batches CORE_COUNTS=$count in_cycles
+      AWAKE=awake CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=$batches CORE_COUNTS=$count in_cycles
   done
+  if [[ $parts == *computing* ]]; then
+    AWAKE=computing CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=$((4 * count)) CORE_COUNTS=$count in_cycles
+  fi
   if [[ $parts == *asleep* ]]; then
     CPU_SHARE=$share MEMORIES=kept BATCH_SIZES=16 CORE_COUNTS=4 in_cycles
   fi
@@ -40,14 +45,21 @@ list() {
 }
 
 in_cycles() {
-  ADD_VARIABLES="${AWAKE:+AWAKE=1}" SUFFIX="_cycles${AWAKE:+_awake}" \
-    ADD_OPTIONS="--cycles $CYCLES${AWAKE:+ --note cores=awake}" loops
+  ADD_VARIABLES="${AWAKE:+AWAKE=$AWAKE}" SUFFIX="_cycles${AWAKE:+_$AWAKE}" \
+    ADD_OPTIONS="--cycles $CYCLES${AWAKE:+ --note cores=$AWAKE}" loops
 }
 
 # A loop on each core, in a group of its own that gets what no rank uses; it ends with the run, and
 # yields, so that a rank whose turn comes need not wait for the next tick.
 launch() {
-  local core yielding='while True: __import__("os").sched_yield()'
+  local core loop='import os
+while True:
+    os.sched_yield()'
+  [[ ${AWAKE:-} != computing ]] || loop='import os, numpy
+matrix = numpy.ones((48, 48), numpy.float32)
+while True:
+    matrix @ matrix
+    os.sched_yield()'
   if [[ ${AWAKE:-} ]]; then
     [[ -w $CPU_GROUPS/cpu.idle ]] || die "keeping cores awake needs cpu.idle: Linux 5.15 or newer"
     mkdir "$CPU_GROUPS/awake"
@@ -55,7 +67,7 @@ launch() {
     for core in $("$PYTHON" -c 'import os; print(*os.sched_getaffinity(0))'); do
       # shellcheck disable=SC2016  # for the inner shell
       setpriv --pdeathsig KILL taskset --cpu-list "$core" bash -c \
-        'echo $$ >"$1/cgroup.procs" && exec "$2" -c "$3"' - "$CPU_GROUPS/awake" "$PYTHON" "$yielding" &
+        'echo $$ >"$1/cgroup.procs" && OPENBLAS_NUM_THREADS=1 exec "$2" -c "$3"' - "$CPU_GROUPS/awake" "$PYTHON" "$loop" &
     done
   fi
   exec "$@"
