@@ -278,7 +278,7 @@ class Images(torch.utils.data.Dataset):
             self.samples = torchvision.datasets.ImageFolder(str(data / "train")).samples
         except OSError as error:
             # No class folder, or one without an image: the message names it.
-            reason = str(error).split(" Supported")[0]
+            reason = error.strerror or str(error).split(" Supported")[0]
             raise RunError(f"{data}: {reason}: run 'python data/prepare_imagenette.py'") from None
         # The label says what exactly these images are; prepare_imagenette.py writes it.
         label = data / "label.txt"

@@ -26,7 +26,8 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "cpu/bounds": ["series", "num_devices", "bound"],
     "cpu/malloc": ["batch_size", "num_devices"],
     "curve/losses": ["machine", "device", "num_devices", "images"],
-    "curve/sleep": [],
+    "curve/pause": ["work", "cores"],
+    "curve/states": ["num_devices", "cores"],
     "curve/touch": ["gib"],
     "curve/waiting": ["occasion", "num_devices"],
     "limit/roofline": ["memory", "type"],
@@ -52,6 +53,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "variants/factors": ["factor"],
     "variants/learning": [],
     "variants/variants": ["variant"],
+    "warmup/steps": ["num_devices", "memory", "step"],
 }
 
 
@@ -237,24 +239,21 @@ def curve_rows() -> list[list[object]]:
     """A line for each number of emulated devices."""
     rows = []
     for _, row in read_table("shares/results").iterrows():
-        parts = ("work_percent", "waiting_percent", "transfer_percent")
+        parts = ("waiting_percent", "transfer_percent")
         cells = [interval_text(row, part, 1) for part in parts]
         allowed = f"{row['allowed']:.2f}"
         rows.append([int(row["num_devices"]), interval_text(row, "speedup"), allowed, *cells])
     return rows
 
 
-def loss_rows() -> list[list[object]]:
-    """The study curve, machine by machine: a line for each configuration, its losses and its
-    efficiency."""
+def core_rows() -> list[list[object]]:
+    """The study curve on real cores: a line for each configuration, its losses, its efficiency."""
     measured = ("contention", "imbalance", "communication", "efficiency")
     rows = []
-    for machine, own in read_table("curve/losses").groupby("machine"):
-        rows.append([machine.replace("(R)", "").replace(" Processor", ""), *[""] * 6])
-        for _, row in own.iterrows():
-            devices = f"{row['num_devices']} {row['device']}s".removesuffix(" devices")
-            cells = [interval_text(row, name, 3) for name in measured]
-            rows.append([devices, f"{row['images']:.0f}", row["runs"], *cells])
+    for _, row in read_table("curve/losses").query("device == 'core'").iterrows():
+        machine = re.sub(r"\(R\)| Processor|, .*", "", row["machine"])  # without its instructions
+        cells = [interval_text(row, name, 3) for name in measured]
+        rows.append([machine, in_words(f"memory {row['memory']}"), f"{row['images']:.0f}", *cells])
     return rows
 
 
@@ -280,8 +279,8 @@ def all_rows() -> dict[str, str]:
     rows = {
         "malloc": malloc_rows(),
         "malloc-head": [["malloc", *read_table("malloc/allocators")["model"].unique(), "peak"]],
+        "cores": core_rows(),
         "curve": curve_rows(),
-        "losses": loss_rows(),
         "networks": rows_of("networks/networks", ["model"], networks),
         "claims": pd.read_csv(HERE / "claims.csv").to_numpy().tolist(),
         "reproduce": claim_rows(),

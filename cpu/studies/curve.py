@@ -9,8 +9,8 @@ train data parallel; the order rotates. Within a cycle, seconds apart:
 
 A run is the median over its cycles. Sessions on one machine are taken together, and are shown each
 by itself too: these ratios are within runs, so that no session has to be as fast as another.
-Emulated devices have their cores kept awake; one configuration lets them fall asleep, to see what
-that does. What a smaller batch costs is measured on one core.
+Emulated devices have their cores kept awake by a loop; other configurations let them fall asleep,
+or let the loop compute, to see what that does. What a smaller batch costs is measured on one core.
 """
 
 from pathlib import Path
@@ -35,7 +35,12 @@ CAUSES = {
 }
 KEYS = ["machine", "cpu_share", "memory", "num_devices", "batch_size"]
 IN_SESSION = ["occasion", *KEYS]  # a session: a sweep on one machine
-RUN = [*IN_SESSION, "run_id", "asleep"]
+RUN = [*IN_SESSION, "run_id", "cores"]
+STATES = {  # of a core while no emulated device has its turn
+    "asleep": "may fall asleep",
+    "awake": "runs an empty loop",
+    "computing": "computes",
+}
 EMULATED_IMAGES = 4  # on each device, in the figure over their number
 PREDICTED = ["predicted", "predicted_low", "predicted_high"]
 
@@ -117,33 +122,23 @@ def slowest_of(ranks: int, draws: int = 200_000) -> float:
     return float(np.median(normal.max(axis=1) - normal.mean(axis=1)))
 
 
-def sleep_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The step of an emulated device alone, if its core may fall asleep while no device has its
-    turn, over that on a core kept awake, in the same rounds; the slowest rank then, and awake."""
+def state_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """What the cores do while no emulated device has its turn: where a session has several of
+    these, a row for each. The step of a device alone is over that beside the empty loop, in the
+    same rounds; the other two ratios are within runs."""
     table = []
-    asleep, awake = runs[runs["asleep"]], runs[~runs["asleep"]]
-    for key, own in asleep.groupby(IN_SESSION):
-        row = dict(zip(IN_SESSION, key, strict=True)) | {"runs": len(own)}
-        base = awake.merge(pd.DataFrame([row])[IN_SESSION])
-        if base.empty:
-            continue
-        row |= measure_all(own, {"alone": over(base, "alone"), "asleep": median("imbalance")})
-        table.append(row | measure_all(base, {"awake": median("imbalance")}))
-    return pd.DataFrame(table)
-
-
-def spread_table(cycles: pd.DataFrame) -> pd.DataFrame:
-    """How much a ratio differs between the cycles of a run, and between runs (standard deviations
-    of its logarithm): how many cycles and runs an interval of a given width needs."""
-    table = []
-    keys = [*KEYS, "asleep"]
-    for key, own in cycles.groupby(keys):
-        row = dict(zip(keys, key, strict=True))
-        for name in [*RATIOS, "longer"]:
-            logs = np.log(own[name]).groupby([own[part] for part in RUN])
-            row[f"{name}_within"] = float(np.sqrt(logs.var().mean()))
-            row[f"{name}_between"] = float(logs.median().std())
-        table.append(row)
+    emulated = runs[runs["cores"] != ""]
+    several = emulated.groupby(IN_SESSION)["cores"].transform("nunique") > 1
+    for key, session in emulated[several].groupby(IN_SESSION):
+        base = session[session["cores"] == "awake"]
+        for state in STATES:
+            own = session[session["cores"] == state]
+            if own.empty or base.empty:
+                continue
+            row = dict(zip(IN_SESSION, key, strict=True)) | {"cores": state, "runs": len(own)}
+            measures = {name: median(name) for name in ("contention", "imbalance")}
+            row |= measure_all(own, measures | {"alone": over(base, "alone")})
+            table.append(tables.of_one_run(row, ["alone"]) if state == "awake" else row)
     return pd.DataFrame(table)
 
 
@@ -163,15 +158,31 @@ def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def touch_table(sessions: list[Path]) -> pd.DataFrame:
-    """What touching a page costs (us) by how much memory is in use (GiB), a column for each round
-    of the last session that measured it; empty if none did."""
-    paths = [session / "touch.csv" for session in sessions]
+def read_last(sessions: list[Path], name: str) -> pd.DataFrame:
+    """What the last session measured besides that has it; empty if none has."""
+    paths = [session / name for session in sessions]
     measured = [path for path in paths if path.is_file()]
-    if not measured:
-        return pd.DataFrame()
-    table = pd.read_csv(measured[-1]).pivot(index="gib", columns="round", values="us_per_page")
+    return pd.read_csv(measured[-1]) if measured else pd.DataFrame()
+
+
+def touch_table(touched: pd.DataFrame) -> pd.DataFrame:
+    """What touching a page costs (us) by how much memory is in use (GiB), a column per round."""
+    if touched.empty:
+        return touched
+    table = touched.pivot(index="gib", columns="round", values="us_per_page")
     return table.add_prefix("round ").reset_index()
+
+
+def pause_table(paused: pd.DataFrame) -> pd.DataFrame:
+    """By what the core did in a pause: how long a small matrix product and a loop of integers take
+    (us) in each ms after it, the median over rounds; the mean of these, over a computing core's."""
+    if paused.empty:
+        return paused
+    times = paused.groupby(["work", "cores", "ms"])["us"].median().unstack("ms")
+    turn = times.mean(axis=1)
+    base = turn.xs("computing", level="cores")
+    times = times.rename(columns=lambda ms: f"{ms} ms").assign(turn=turn.div(base, level="work"))
+    return times.reset_index()
 
 
 # ---- the study
@@ -231,16 +242,19 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     folders = [folder.with_name(name) for name in runs["occasion"].unique()]
     rows = results.read_phases(*folders)
     tables.require(rows, "cycles")
-    rows["asleep"] = (rows["cpu_share"] != "") & ~rows["options"].str.contains("cores=awake")
+    rows["cores"] = cores_between_turns(rows)
     machines = {session.name: machine_name(session) for session in folders}
     rows["machine"] = rows["occasion"].map(machines)
     cycles = cycle_table(rows)
     medians = run_medians(cycles)
-    awake = tables.require(medians[~medians["asleep"]], "cycles of cores kept awake")
+    awake = medians[medians["cores"].isin(["", "awake"])]
+    tables.require(awake, "cycles of cores kept awake")
     losses, sessions = loss_table(awake, KEYS), loss_table(awake, IN_SESSION)
-    made = {"losses": losses, "spread": spread_table(cycles), "touch": touch_table(folders)}
+    made = {"losses": losses}
+    made["touch"] = touch_table(read_last(folders, "touch.csv"))
+    made["pause"] = pause_table(read_last(folders, "pause.csv"))
     made |= {"batches": batch_table(runs), "waiting": waiting_table(sessions)}
-    made |= {"sleep": sleep_table(medians), "sessions": sessions}
+    made |= {"states": state_table(medians), "sessions": sessions}
     text = loss_text(losses) + session_text(sessions, folder)
     text += tables.markdown(
         made["waiting"],
@@ -251,14 +265,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         | {"error": "error", "error_as_on_two": "of: as on two", "error_none": "of: no waiting"},
         3,
     )
-    text += tables.markdown(
-        made["sleep"],
-        "Emulated devices whose cores may fall asleep while none has its turn: a step alone, over "
-        "that on a core kept awake; and the slowest rank, against the mean.",
-        {"num_devices": "devices", "runs": "runs", "alone": "a step alone, over awake"}
-        | {"asleep": "slowest, asleep", "awake": "slowest, awake"},
-        3,
-    )
+    text += state_text(made["states"]) + pause_text(made["pause"])
     text += tables.markdown(
         made["batches"],
         "What an image takes on one core in a smaller batch, over that in one of 32.",
@@ -309,6 +316,38 @@ def session_text(sessions: pd.DataFrame, folder: Path) -> str:
         | {"efficiency": "efficiency"},
         3,
     )
+
+
+def state_text(states: pd.DataFrame) -> str:
+    """What the cores do while no device has its turn, and what that changes."""
+    if states.empty:
+        return ""
+    return tables.markdown(
+        states.assign(state=states["cores"].map(STATES)),
+        "Emulated devices, by what a core does while none of them has its turn.",
+        {"num_devices": "devices", "state": "cores in between", "runs": "runs"}
+        | {"alone": "a step of one alone, over the empty loop's"}
+        | {name: WORDS[name] for name in ("contention", "imbalance")},
+        3,
+    )
+
+
+def pause_text(pauses: pd.DataFrame) -> str:
+    if pauses.empty:
+        return ""
+    return tables.markdown(
+        pauses.assign(state=pauses["cores"].map(STATES)),
+        "What work takes (us) so many ms after a pause of 42 ms, without training.",
+        {"work": "work", "state": "the core in the pause"}
+        | {name: name for name in pauses if name.endswith(" ms")}
+        | {"turn": "all of them, over a core's that computed"},
+    )
+
+
+def cores_between_turns(rows: pd.DataFrame) -> pd.Series:
+    """What each row's cores do while no emulated device has its turn; of real cores, nothing."""
+    noted = rows["options"].str.extract(r"cores=(\w+)")[0].fillna("asleep")
+    return noted.where(rows["cpu_share"] != "", "")
 
 
 def machine_name(session: Path) -> str:

@@ -8,17 +8,17 @@
 #   CYCLES=25            cycles of a run
 #   CORE_COUNTS="2 3 4 5 6 7 8"   numbers of emulated devices
 #   IMAGES="4 16"        on each real core
-#   PARTS="cores emulated computing asleep fixed batches touch"    which of these are measured: real
-#                        cores, emulated devices of 4 images each, the most of them with a loop that
-#                        computes, 4 of them whose cores may fall asleep, devices of a batch of 32,
-#                        batches on one core, page faults without training
+#   PARTS="cores emulated computing asleep fixed batches touch pause"    which of these are measured:
+#                        real cores, emulated devices of 4 images each, the most of them with a loop
+#                        that computes, 4 of them whose cores may fall asleep, devices of a batch of
+#                        32, batches on one core; without training, page faults and pauses
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
 export CYCLES="${CYCLES:-25}" STEPS=1 WARMUP="${WARMUP:-2}" RUN_TIMEOUT="${RUN_TIMEOUT:-3600}"
 share="${CPU_SHARE-0.16}" # of a core for each device
 
-parts="${PARTS-cores emulated computing asleep fixed batches touch}"
+parts="${PARTS-cores emulated computing asleep fixed batches touch pause}"
 
 list() {
   local count images batches
@@ -73,12 +73,17 @@ while True:
   exec "$@"
 }
 
-# What a fault costs by how much memory is in use: touched, without training.
+# Without training: what a fault costs by how much memory is in use, and what a pause costs a core.
 after() {
+  measure touch measure_faults.py
+  measure pause measure_pause.py
+}
+
+measure() {
   local round
-  [[ $parts == *touch* ]] || return 0
+  [[ $parts == *$1* ]] || return 0
   for ((round = 1; round <= NUM_RUNS; round++)); do
-    grep -qs "^$round," "$results/touch.csv" || run "$PYTHON" "$cpu/studies/measure_faults.py" \
-      --round "$round" --output "$results/touch.csv" || return
+    grep -qs "^$round," "$results/$1.csv" || OPENBLAS_NUM_THREADS=1 run "$PYTHON" \
+      "$cpu/studies/$2" --round "$round" --output "$results/$1.csv" || return
   done
 }

@@ -33,25 +33,11 @@ def roof_table(layers: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     return table.assign(share=100 * table["roof"] / table["seconds"])
 
 
-def bound_of(own: pd.DataFrame) -> str:
-    """Whether a type's limit is that of its bytes or of its operations."""
-    if own["type"].iloc[0] in ("step", REST):
-        return "-"
-    return "bytes" if own["at_triad"].mean() > own["at_peak"].mean() else "FLOP"
-
-
 def roofline_table(table: pd.DataFrame) -> pd.DataFrame:
     """Means over the rounds with intervals, the longest type first."""
-    rows = []
-    step = table[table["type"] == "step"].groupby("memory")["seconds"].mean()
-    for (memory, kind), own in table.groupby(["memory", "type"]):
-        row = {"memory": memory, "type": kind, "rounds": len(own), "bound_by": bound_of(own)}
-        row["above_roof"] = int((own["share"] > 100).sum())
-        row["percent"] = 100 * own["seconds"].mean() / step[memory]  # of the step
-        rows.append(
-            row | measure_all(own, {name: mean(name) for name in ("seconds", "roof", "share")})
-        )
-    return pd.DataFrame(rows).sort_values(["memory", "seconds"], ascending=[True, False])
+    measures = {name: mean(name) for name in ("seconds", "roof", "share")}
+    rows = tables.interval_table(table, ["memory", "type"], **measures)
+    return rows.sort_values(["memory", "seconds"], ascending=[True, False])
 
 
 def contention_table(rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -73,31 +59,10 @@ def contention_table(rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict_of(slower: pd.DataFrame, rounds: int) -> str:
-    """What takes longer when all cores are busy, as far as the intervals decide it."""
-    if rounds < results.ENOUGH:
-        return "Too few rounds to say what is significant."
-    names = "a " + slower["what"]
-    longer = ", ".join(names[slower["slower_low"] > 1])
-    rest = ", ".join(names[slower["slower_low"] <= 1]) or "nothing"
-    if not longer:
-        return "Nothing takes significantly longer."
-    return f"Significantly longer: {longer}; not so: {rest}."
-
-
-def verdict_table(each: pd.DataFrame, slower: pd.DataFrame, rounds: int) -> pd.DataFrame:
-    """The verdict on contention, and how many types in how many rounds are above their limit."""
-    cells = each[(each["roof"] > 0) & (each["type"] != "step")]
-    row = {"verdict": verdict_of(slower, rounds), "above": (cells["share"] > 100).sum()}
-    return pd.DataFrame([row | {"cells": len(cells)}])
-
-
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     layers, rates = (pd.read_csv(folder / f"{name}.csv") for name in ("layers", "rates"))
-    each = roof_table(layers, rates)
-    roofs, slower = roofline_table(each), contention_table(rates, runs)
-    own = {"roofline": roofs, "contention": slower}
-    own["verdict"] = verdict_table(each, slower, rates["round"].nunique())
+    roofs = roofline_table(roof_table(layers, rates))
+    slower = contention_table(rates, runs)
     text = tables.markdown(
         roofs[roofs["type"] == "step"],
         "A step on one core against the hardware limit of its layers.",
@@ -110,7 +75,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     )
     text += tables.markdown(
         slower,
-        f"All cores busy against one. {own['verdict']['verdict'][0]}",
+        "All cores busy against one: a product in the cache, a triad from memory, a step.",
         {"what": "what", "slower": "takes so many times as long"},
     )
-    return tables.Study(own, text)
+    return tables.Study({"roofline": roofs, "contention": slower}, text)

@@ -161,7 +161,7 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
     one = runs[runs["num_devices"] == 1]
     one = one.assign(faults=one["minor_faults"] / one["batch_size"] / 1000)
     one = one.assign(ms=1000 * one["step_time"] / one["batch_size"])
-    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 3.1), layout="constrained")
     most = one["faults"].max()
     few = []  # mallocs whose points lie where there are no faults
     for number, (memory, own) in enumerate(one.groupby("memory")):

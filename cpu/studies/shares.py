@@ -173,7 +173,7 @@ def draw_speedup(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: s
     """Speed-up of a fixed batch over devices, with the best that its split allows."""
     table = table.dropna(subset="speedup")
     batch = int(table["batch_size"].max())
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     counts = np.arange(1, table["num_devices"].max() + 1)
     axes.plot(counts, counts, ":", color="#AAAAAA", linewidth=1)
     measured = table["num_devices"].to_numpy()
@@ -220,8 +220,9 @@ def draw_speedup(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: s
 def answers(own: dict[str, pd.DataFrame]) -> str:
     """The curve, its losses and its controls, as tables."""
     columns = {"num_devices": "devices", "speedup": "speed-up, batch of 32"}
-    columns |= {"allowed": "its split allows", "work_percent": "4 images each: own work (%)"}
-    columns |= {"waiting_percent": "waiting (%)", "transfer_percent": "all-reduce not hidden (%)"}
+    columns |= {"allowed": "the most that is possible"}
+    columns |= {"waiting_percent": "waiting, % of a step (4 images each)"}
+    columns |= {"transfer_percent": "all-reduce not hidden, %"}
     text = tables.markdown(
         own["results"],
         "Data parallelism on emulated devices, each a share of a core, tuned malloc.",
