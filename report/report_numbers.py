@@ -235,17 +235,6 @@ def claim_rows() -> list[list[object]]:
     return rows
 
 
-def curve_rows() -> list[list[object]]:
-    """A line for each number of emulated devices."""
-    rows = []
-    for _, row in read_table("shares/results").iterrows():
-        parts = ("waiting_percent", "transfer_percent")
-        cells = [interval_text(row, part, 1) for part in parts]
-        allowed = f"{row['allowed']:.2f}"
-        rows.append([int(row["num_devices"]), interval_text(row, "speedup"), allowed, *cells])
-    return rows
-
-
 def core_rows() -> list[list[object]]:
     """The study curve on real cores: a line for each configuration, its losses, its efficiency."""
     measured = ("contention", "imbalance", "communication", "efficiency")
@@ -253,7 +242,7 @@ def core_rows() -> list[list[object]]:
     for _, row in read_table("curve/losses").query("device == 'core'").iterrows():
         machine = re.sub(r"\(R\)| Processor|, .*", "", row["machine"])  # without its instructions
         cells = [interval_text(row, name, 3) for name in measured]
-        rows.append([machine, in_words(f"memory {row['memory']}"), f"{row['images']:.0f}", *cells])
+        rows.append([machine, f"{row['images']:.0f}", *cells])
     return rows
 
 
@@ -280,7 +269,6 @@ def all_rows() -> dict[str, str]:
         "malloc": malloc_rows(),
         "malloc-head": [["malloc", *read_table("malloc/allocators")["model"].unique(), "peak"]],
         "cores": core_rows(),
-        "curve": curve_rows(),
         "networks": rows_of("networks/networks", ["model"], networks),
         "claims": pd.read_csv(HERE / "claims.csv").to_numpy().tolist(),
         "reproduce": claim_rows(),

@@ -29,7 +29,6 @@ WORDS = {
     "communication": "communication, against none",
 }
 CAUSES = {
-    "contention": "sharing the cores",
     "imbalance": "waiting for the slowest",
     "communication": "communication",
 }
@@ -197,24 +196,25 @@ def configuration_name(row: pd.Series) -> str:
 def draw_over_devices(
     losses: pd.DataFrame, waiting: pd.DataFrame, notes: list[str]
 ) -> figures.plt.Figure:
-    """What emulated devices lose by each cause, in % of a step, a panel for each; for the slowest
-    rank also what chance alone would cost."""
+    """What emulated devices lose by waiting and by communication, in % of a step, a panel for each;
+    for the slowest rank also what chance alone would cost."""
+    drawn = ["imbalance", "communication"]  # that all cores are busy says more of the emulation
     figure, panels = figures.plt.subplots(
-        1, len(RATIOS), sharey=True, figsize=(7.2, 3.2), layout="constrained"
+        1, len(drawn), sharey=True, figsize=(6.4, 2.8), layout="constrained"
     )
     counts = losses["num_devices"]
-    for axes, name in zip(panels, RATIOS, strict=True):
+    for axes, name in zip(panels, drawn, strict=True):
         percents_over_devices(axes, counts, 100 * (figures.triples(losses, name) - 1))
-        axes.set_title(WORDS[name].replace(", ", ",\n"), loc="left", fontsize=9.5)
-    panels[0].set_ylabel("a step takes so much longer (%)")
+        axes.set_title(WORDS[name], loc="left", fontsize=9.5)
+    panels[0].set_ylabel("a step is longer by (%)")
     if len(waiting):
         own = waiting.merge(losses[KEYS]).drop_duplicates("num_devices")
-        axes = panels[RATIOS.index("imbalance")]
+        axes = panels[0]
         figures.draw_dashes(axes, own["num_devices"], 100 * (own["predicted"] - 1), figures.GREY, 1)
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
         axes.text(0.97, 0.03, "dashes: by chance alone", transform=axes.transAxes, **look)
     last = losses.iloc[-1]
-    found = [name for name in RATIOS if last[f"{name}_low"] > 1] or RATIOS
+    found = [name for name in drawn if last[f"{name}_low"] > 1] or drawn
     most = max(found, key=lambda name: last[name])
     devices = figures.count_text(last["num_devices"], "emulated device")
     detail = f"{last['images']:.3g} images each, tuned malloc; ratios within a run's cycles"
