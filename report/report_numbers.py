@@ -53,7 +53,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "variants/factors": ["factor"],
     "variants/learning": [],
     "variants/variants": ["variant"],
-    "warmup/steps": ["num_devices", "memory", "step"],
+    "warmup/steps": ["device", "num_devices", "memory", "step"],
 }
 
 

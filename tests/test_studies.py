@@ -295,9 +295,14 @@ def test_a_first_step_that_is_longer_is_told_from_steady_ones(tmp_path):
         for cores, seconds in ((1, 8.0), (2, 4.1)):
             write_run(tmp_path, cores, run, seconds * (1 + 0.01 * run), steps=5, warmup=0)
             write_run(tmp_path / "warm", cores, run, 99.0, memory="kept")
+        # An emulated device's first step is its warm-up.
+        write_run(tmp_path / "share", 1, run, 30.0, cpu_share="0.16")
     script = load("cpu/studies/warmup.py")
     study = script.study(runs_of(script, tmp_path), tmp_path)
-    steps = study.tables["steps"].set_index(["num_devices", "step"])
+    table = study.tables["steps"]
+    emulated = table[table["device"] == "emulated device"]
+    assert emulated["step"].tolist() == [2, 3] and emulated["ratio"].tolist() == [1, 1]
+    steps = table[table["device"] == "core"].set_index(["num_devices", "step"])
     assert steps.loc[2, "ratio"].tolist() == pytest.approx([3, 1, 1, 1, 1, 1])
     assert steps.loc[2, "speedup"].tolist() == pytest.approx([8 / 4.1] * 6)
     assert steps.loc[1, "speedup"].isna().all() and len(steps) == 12

@@ -205,9 +205,10 @@ def draw_speedup(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: s
     axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
     axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=counts)
     last = table.iloc[-1]
-    message = f"{last['num_devices']:.0f} emulated devices: {last['speedup']:.1f} times as fast as one of them"
+    devices = f"{last['num_devices']:.0f} emulated devices"
+    message = f"{devices}: {last['speedup']:.1f} times as fast as one of them, batch {batch}"
     why = f"an emulated device is {100 * share:.0f} % of a core; eight real cores may gain less"
-    figures.headline(figure, f"{message} of them, batch {batch}", why, note)
+    figures.headline(figure, message, why, note)
     return figure
 
 

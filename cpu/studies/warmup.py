@@ -13,19 +13,24 @@ import results
 import tables
 from tables import measure_all, median, over
 
-JUDGED = 3  # steps at the beginning; the ones after them are the measure
-KEYS = ["num_devices", "memory", "batch_size"]
+JUDGED = 3  # steps at the beginning; the ones after them, or else the last one, are the measure
+KEYS = ["device", "num_devices", "memory", "batch_size"]
 
 
-def step_rows(folder: Path) -> pd.DataFrame:
-    """One row per run and step: its time (s), the slowest rank's, and page faults of all ranks."""
+def step_rows(folders: list[Path]) -> pd.DataFrame:
+    """One row per run and measured step: its time (s), the slowest rank's, and page faults of all
+    ranks. Of real cores runs without a warm-up; emulated devices warm up on whole cores."""
     found = [pd.DataFrame()]
-    for _, cells in results.cells_of_runs(folder, []):
-        rows = results.rows_of_run(cells)
-        if (rows["warmup"] == 0).all() and rows["step"].nunique() > JUDGED:
-            by_step = rows.groupby([*KEYS, "run_id", "step"])
-            steps = by_step.agg(time=("step_time", "max"), faults=("minor_faults", "sum"))
-            found.append(steps.reset_index().assign(occasion=folder.name))
+    for folder in folders:
+        for _, cells in results.cells_of_runs(folder, []):
+            rows = results.rows_of_run(cells)
+            is_core = rows["cpu_share"].iloc[0] == ""
+            measured = rows[rows["warmup"] == 0]
+            if measured["step"].nunique() > 1 and not (is_core and rows["warmup"].any()):
+                device = "core" if is_core else "emulated device"
+                by_step = measured.assign(device=device).groupby([*KEYS, "run_id", "step"])
+                steps = by_step.agg(time=("step_time", "max"), faults=("minor_faults", "sum"))
+                found.append(steps.reset_index().assign(occasion=folder.name))
     return pd.concat(found, ignore_index=True)
 
 
@@ -33,7 +38,9 @@ def over_steady(steps: pd.DataFrame) -> pd.DataFrame:
     """Each step with its time over the mean of the same run's steady steps, its page faults beyond
     their mean (thousand), and its rate (img/s)."""
     runs = [*KEYS, "run_id"]
-    steady = steps[steps["step"] >= JUDGED].groupby(runs)[["time", "faults"]].mean()
+    last = steps.groupby(runs)["step"].transform("max")
+    is_steady = steps["step"] >= last.clip(upper=JUDGED)
+    steady = steps[is_steady].groupby(runs)[["time", "faults"]].mean()
     steps = steps.join(steady.add_suffix("_steady"), on=runs)
     steps["ratio"] = steps["time"] / steps["time_steady"]
     steps["more_faults"] = (steps["faults"] - steps["faults_steady"]) / 1000
@@ -56,17 +63,16 @@ def step_table(steps: pd.DataFrame) -> pd.DataFrame:
 
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
-    steps = tables.require(step_rows(folder), f"runs of more than {JUDGED} steps without warm-up")
-    made = {"steps": step_table(over_steady(steps))}
-    names = made["steps"].assign(
-        devices=[figures.count_text(count, "core") for count in made["steps"]["num_devices"]],
-        malloc=made["steps"]["memory"].replace(tables.MALLOCS),
-    )
+    folders = [folder.with_name(name) for name in runs["occasion"].unique()]
+    steps = tables.require(step_rows(folders), "runs of several steps without warm-up")
+    table = step_table(over_steady(steps))
+    counts = zip(table["num_devices"], table["device"], strict=True)
     text = tables.markdown(
-        names,
-        f"A step of a fresh process over the mean of its run's steps from the {JUDGED + 1}th on.",
-        {"devices": "cores", "malloc": "malloc", "step": "step", "runs": "runs"}
+        table.assign(devices=[figures.count_text(*count) for count in counts]),
+        "A step over the mean of the same run's later ones, which are called steady: those from "
+        f"the {JUDGED + 1}th on; of emulated devices the third, after a first one on whole cores.",
+        {"devices": "devices", "memory": "malloc", "step": "step", "runs": "runs"}
         | {"ratio": "time, over a steady step", "more_faults": "thousand page faults more than it"}
-        | {"speedup": "speed-up over one core"},
+        | {"speedup": "speed-up over one"},
     )
-    return tables.Study(made, text)
+    return tables.Study({"steps": table}, text)

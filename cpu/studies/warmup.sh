@@ -1,8 +1,8 @@
 # How many steps until a step is steady? Runs without a warm-up, each step beside the last ones of the
 # same run: one core and the most, default and tuned malloc, a batch of 32. And of 1 and 8 emulated
 # devices the second step beside the third: their warm-up is on whole cores.
-#   PARTS="cores emulated"   which of these; emulated devices need root (sudo -E) and a RESULTS_DIR
-#                            of their own
+#   PARTS=cores    or emulated, which needs root (sudo -E), or both; emulated devices in a RESULTS_DIR
+#                  of their own
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
