@@ -202,6 +202,7 @@ def test_curve_losses_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     result = pd.read_csv(tmp_path / "plots" / "results.csv").set_index("num_devices")
     assert result.loc[4, "speedup"] == pytest.approx(4.0)
     assert result.loc[4, "allowed"] == 4 and 7 not in result.index  # it has no fixed batch
+    assert script.figures.largest_speedup(32, np.array([7])) == pytest.approx(6.4)
     emulation = pd.read_csv(tmp_path / "plots" / "emulation.csv").iloc[0]
     assert emulation["alone"] == pytest.approx(1.04) and emulation["factor"] == pytest.approx(1)
     periods = pd.read_csv(tmp_path / "plots" / "periods.csv").set_index("period_ms")
