@@ -44,6 +44,29 @@ if [[ ${2:-} == --help ]]; then
   exec "$cpu/run_experiments.sh" --help
 fi
 
+# For launch, where devices are shares of a core: a loop on each core, in a group of its own that gets
+# what no rank uses, so that no core pauses while no device has its turn. $1: awake (it only runs) or
+# computing (small products of matrices, by the vector unit). It ends with the run, and yields, so
+# that a rank whose turn comes need not wait for the next tick.
+keep_awake() {
+  local core loop='import os
+while True:
+    os.sched_yield()'
+  [[ $1 != computing ]] || loop='import os, numpy
+matrix = numpy.ones((48, 48), numpy.float32)
+while True:
+    matrix @ matrix
+    os.sched_yield()'
+  [[ -w $CPU_GROUPS/cpu.idle ]] || die "keeping cores awake needs cpu.idle: Linux 5.15 or newer"
+  mkdir "$CPU_GROUPS/awake"
+  echo 1 >"$CPU_GROUPS/awake/cpu.idle"
+  for core in $("$PYTHON" -c 'import os; print(*os.sched_getaffinity(0))'); do
+    # shellcheck disable=SC2016  # for the inner shell
+    setpriv --pdeathsig KILL taskset --cpu-list "$core" bash -c \
+      'echo $$ >"$1/cgroup.procs" && OPENBLAS_NUM_THREADS=1 exec "$2" -c "$3"' - "$CPU_GROUPS/awake" "$PYTHON" "$loop" &
+  done
+}
+
 before() { :; }
 after() { :; }
 cleanup() { :; }

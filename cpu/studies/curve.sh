@@ -9,8 +9,8 @@
 #   CORE_COUNTS="2 3 4 5 6 7 8"   numbers of emulated devices
 #   IMAGES="4 16"        on each real core
 #   PARTS="cores emulated computing asleep fixed batches touch pause"    which of these are measured:
-#                        real cores, emulated devices of 4 images each, the most of them with a loop
-#                        that computes, 4 of them whose cores may fall asleep, devices of a batch of
+#                        real cores, emulated devices of 4 images each, the last number of them with
+#                        a loop that computes, 4 whose cores may fall asleep, devices of a batch of
 #                        32, batches on one core; without training, page faults and pauses
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
@@ -49,34 +49,14 @@ in_cycles() {
     ADD_OPTIONS="--cycles $CYCLES${AWAKE:+ --note cores=$AWAKE}" loops
 }
 
-# A loop on each core, in a group of its own that gets what no rank uses; it ends with the run, and
-# yields, so that a rank whose turn comes need not wait for the next tick.
 launch() {
-  local core loop='import os
-while True:
-    os.sched_yield()'
-  [[ ${AWAKE:-} != computing ]] || loop='import os, numpy
-matrix = numpy.ones((48, 48), numpy.float32)
-while True:
-    matrix @ matrix
-    os.sched_yield()'
-  if [[ ${AWAKE:-} ]]; then
-    [[ -w $CPU_GROUPS/cpu.idle ]] || die "keeping cores awake needs cpu.idle: Linux 5.15 or newer"
-    mkdir "$CPU_GROUPS/awake"
-    echo 1 >"$CPU_GROUPS/awake/cpu.idle"
-    for core in $("$PYTHON" -c 'import os; print(*os.sched_getaffinity(0))'); do
-      # shellcheck disable=SC2016  # for the inner shell
-      setpriv --pdeathsig KILL taskset --cpu-list "$core" bash -c \
-        'echo $$ >"$1/cgroup.procs" && OPENBLAS_NUM_THREADS=1 exec "$2" -c "$3"' - "$CPU_GROUPS/awake" "$PYTHON" "$loop" &
-    done
-  fi
+  [[ ! ${AWAKE:-} ]] || keep_awake "$AWAKE"
   exec "$@"
 }
 
 # Without training: what a fault costs by how much memory is in use, and what a pause costs a core.
 after() {
-  measure touch measure_faults.py
-  measure pause measure_pause.py
+  measure touch measure_faults.py && measure pause measure_pause.py
 }
 
 measure() {

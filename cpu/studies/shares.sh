@@ -1,17 +1,32 @@
-# The curve from 1 to 8 devices, where a device is a share of a core: weak scaling with and without
-# communication, strong scaling, a straggler among 4, and a shorter throttling period; in the same
-# rounds 1 and 2 real cores, and the anchor. Memory is kept. Needs root: sudo -E.
+# The curve from 1 to 8 devices, where a device is a share of a core. Memory is kept. Needs root:
+# sudo -E.
+#   PARTS="curve controls"    or one of them
+#     curve     a fixed batch on 1 to 8 devices, whose cores compute while no device has its turn, and
+#               in the same rounds on 1 and 2 real cores
+#     controls  weak scaling with and without communication, a straggler among 4, and a shorter
+#               throttling period; in the same rounds 1 and 2 real cores, and the anchor
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
-export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}" MEMORIES=kept
+export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-2}" MEMORIES=kept
 share="${CPU_SHARE-0.16}" # of a core for each device
 
 list() {
+  [[ ${PARTS-curve} != *curve* ]] || curve
+  [[ ${PARTS-controls} != *controls* ]] || controls
+}
+
+curve() {
+  export BATCH_SIZES=32
+  CPU_SHARE=$share SUFFIX=_computing ADD_VARIABLES=AWAKE=computing \
+    ADD_OPTIONS="--steps 2 --note cores=computing" loops
+  CPU_SHARE="" CORE_COUNTS="1 $DEVICES" ADD_OPTIONS="--steps 2" loops
+}
+
+controls() {
   local part
   export CPU_SHARE=$share
   SERIES=weak BATCH_SIZES=32 BOUNDS=all loops
-  BATCH_SIZES=32 CORE_COUNTS="1 2 4 7 8" loops
   for part in 0.9 0.8 0.5; do # of the last rank's share
     SUFFIX=_straggler$part ADD_VARIABLES=STRAGGLER=$part ADD_OPTIONS="--note straggler=$part" \
       BATCH_SIZES=16 CORE_COUNTS=4 loops
@@ -25,4 +40,9 @@ list() {
   BATCH_SIZES=4 CORE_COUNTS=1 BOUNDS=all loops
   BATCH_SIZES=8 CORE_COUNTS=2 BOUNDS=all MODES="ddp no_communication" loops
   MEMORIES=glibc BATCH_SIZES=32 CORE_COUNTS=$DEVICES loops # the anchor
+}
+
+launch() {
+  [[ ! ${AWAKE:-} ]] || keep_awake "$AWAKE"
+  exec "$@"
 }
