@@ -1,6 +1,7 @@
 # The curve from 1 to 8 devices, where a device is a share of a core. Memory is kept. Needs root:
 # sudo -E.
-#   PARTS="curve controls"    or one of them
+#   CORE_COUNTS="1 2 3 4 5 6 7 8"    numbers of emulated devices of the curve
+#   PARTS="curve controls"           or one of them
 #     curve     a fixed batch on 1 to 8 devices, whose cores compute while no device has its turn, and
 #               in the same rounds on 1 and 2 real cores
 #     controls  weak scaling with and without communication, a straggler among 4, and a shorter
@@ -18,8 +19,8 @@ list() {
 
 curve() {
   export BATCH_SIZES=32
-  CPU_SHARE=$share SUFFIX=_computing ADD_VARIABLES=AWAKE=computing \
-    ADD_OPTIONS="--steps 2 --note cores=computing" loops
+  CPU_SHARE=$share CORE_COUNTS="${CORE_COUNTS:-1 2 3 4 5 6 7 8}" SUFFIX=_computing \
+    ADD_VARIABLES=AWAKE=computing ADD_OPTIONS="--note cores=computing" loops
   CPU_SHARE="" CORE_COUNTS="1 $DEVICES" ADD_OPTIONS="--steps 2" loops
 }
 
