@@ -294,10 +294,9 @@ def parts_over_devices(
             words = f"{SHORT.get(name, name)} {100 * height[-1] / parts.iloc[-1].sum():.0f} %"
             look = {"color": PARTS[name][0], "fontsize": 8.5, "va": "center", "fontweight": "bold"}
             left.text(len(parts) - 0.65, lowest, words, **look)
-    first = int(len(rows) > 1)  # that step of which the others would ideally be a part
-    draw_dashes(left, np.arange(first, len(rows)), ideal[first:], "#222222", 0.8)
-    left.text(first - 0.43, ideal[first], "ideal", ha="right", va="center", fontsize=8.5)
+    draw_dashes(left, np.arange(len(rows)), ideal, "#222222", 0.8)
     look = {"ha": "center", "fontsize": 8.5, "textcoords": "offset points"}
+    left.annotate("ideal", (0, ideal[0]), (0, 3), **look)
     for place in range(1, len(rows) if len(rows) <= 4 else 1):  # of more they lie on each other
         longer = f"{100 * (bottom[place] / ideal[place] - 1):+.1f} %"
         left.annotate(longer, (place, max(bottom[place], ideal[place])), (0, 2), **look)

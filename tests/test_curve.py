@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -104,16 +105,27 @@ def test_losses_within_a_cycle(curve, folder):
 
 def test_emulated_devices_have_a_figure_of_their_own(curve, tmp_path):
     for run in range(1, 7):
-        for count in (2, 4, 8):
+        for count in (2, 4):
             path = tmp_path / "runs" / f"emulated{count}" / f"times_run{run}.csv"
             write_cycles(path, run, [4] * count, share="0.16")
         for cores, step in (("", 1.1 * ALONE), ("computing", 0.9 * ALONE)):
             path = tmp_path / "runs" / f"other4{cores}" / f"times_run{run}.csv"
             write_cycles(path, run, [4] * 4, share="0.16", cores=cores, step=step)
+        for cores in ("awake", "computing"):
+            path = tmp_path / "runs" / f"eight_{cores}" / f"times_run{run}.csv"
+            write_cycles(path, run, [4] * 8, share="0.16", cores=cores)
+        for batch in (32, 4):
+            seconds = batch * (1.25 if batch == 4 else 1.0)
+            write_run(tmp_path / "runs" / "one", 1, run, seconds, batch_size=batch, memory="kept")
     study = curve.study(load("common/results.py").read_runs(tmp_path / "runs"), tmp_path / "runs")
     assert list(study.figures) == ["devices"]
     message = study.figures["devices"].get_suptitle()
-    states = study.tables["states"].set_index("cores")
+    states = study.tables["states"].set_index(["num_devices", "cores"])
+    assert list(states.loc[8].index) == ["awake", "computing"]
+    (product,) = study.tables["product"].itertuples()
+    whole = CONTENTION * IMBALANCE * COMMUNICATION
+    assert product.speedup == pytest.approx(8 / whole / 1.25)
+    states = states.loc[4]
     assert list(states.index) == ["asleep", "awake", "computing"]
     assert states["alone"].drop("awake").tolist() == pytest.approx([1.1, 0.9])
     assert states["contention"].tolist() == pytest.approx([CONTENTION] * 3)
@@ -202,6 +214,27 @@ def test_touching_memory_counts_its_pages(tmp_path):
     before = script_faults()
     assert script.touch(block) > 0
     assert script_faults() - before == pytest.approx(64 * 256, rel=0.1)
+
+
+def test_work_after_each_kind_of_pause(tmp_path, monkeypatch):
+    """All kinds and works, each over a turn; the pauses are as long as they should be."""
+    script = load("cpu/studies/measure_pause.py")
+    output = tmp_path / "pause.csv"
+    cores = os.sched_getaffinity(0)
+    monkeypatch.setattr(script, "PAUSES", 2)
+    try:
+        for number in (1, 2):
+            arguments = ["measure_pause.py", "--round", str(number), "--output", str(output)]
+            monkeypatch.setattr(sys, "argv", arguments)
+            begun = time.perf_counter()
+            script.main()
+            assert time.perf_counter() - begun > 2 * 6 * (script.PAUSE_S + script.TURN_S)
+    finally:
+        os.sched_setaffinity(0, cores)
+    rows = pd.read_csv(output)
+    found = rows.groupby(["round", "cores", "work"])["ms"].agg(["min", "max"])
+    assert len(found) == 2 * 3 * 2 and (found["min"] == 0).all() and found["max"].max() == 7
+    assert (rows["us"] > 0).all() and (rows.groupby("work")["us"].median() < 1000).all()
 
 
 def script_faults() -> int:

@@ -71,6 +71,7 @@ def tried_table(runs: pd.DataFrame, default: pd.DataFrame) -> pd.DataFrame:
         row = {"setting": setting} | {name: own[name].iloc[0] for name in SETTINGS}
         row["rounds"] = len(results.paired_ratios(own, default))
         row |= measure_all(own, {"rate": median("rate")})
+        row = row if len(own) > 1 else tables.of_one_run(row, ["rate"])
         if row["rounds"]:
             row |= gain_over(own, default, row["rounds"])
             row["verdict"] = verdict(row, "gain")

@@ -135,7 +135,9 @@ def state_table(runs: pd.DataFrame) -> pd.DataFrame:
             if own.empty or base.empty:
                 continue
             row = dict(zip(IN_SESSION, key, strict=True)) | {"cores": state, "runs": len(own)}
-            measures = {name: median(name) for name in ("contention", "imbalance")}
+            row["words"] = STATES[state]
+            own = own.assign(efficiency=1 / own["longer"])
+            measures = {name: median(name) for name in (*RATIOS, "efficiency")}
             row |= measure_all(own, measures | {"alone": over(base, "alone")})
             table.append(tables.of_one_run(row, ["alone"]) if state == "awake" else row)
     return pd.DataFrame(table)
@@ -154,6 +156,24 @@ def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
         row = {"memory": memory, "batch_size": batch, "runs": len(own)}
         row |= measure_all(own, {"per_image": over(base, "per_image")})
         table.append(tables.of_one_run(row, ["per_image"]) if batch == 32 else row)
+    return pd.DataFrame(table)
+
+
+def product_table(states: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
+    """The speed-up of a fixed batch of 32 that follows from what was measured within runs whose
+    cores compute, and from what a smaller batch costs; ends as far apart as both intervals allow."""
+    table = []
+    if states.empty or batches.empty:
+        return pd.DataFrame()
+    cost = batches[batches["memory"] == "kept"].set_index("batch_size")
+    for _, row in states[states["cores"] == "computing"].iterrows():
+        count = row["num_devices"]
+        if row["batch_size"] == 32 and 32 // count in cost.index:
+            batch = cost.loc[32 // count]
+            low = count * row["efficiency_low"] / batch["per_image_high"]
+            high = count * row["efficiency_high"] / batch["per_image_low"]
+            product = (count * row["efficiency"] / batch["per_image"], low, high)
+            table.append({"num_devices": count} | results.named_interval("speedup", product))
     return pd.DataFrame(table)
 
 
@@ -181,7 +201,7 @@ def pause_table(paused: pd.DataFrame) -> pd.DataFrame:
     turn = times.mean(axis=1)
     base = turn.xs("computing", level="cores")
     times = times.rename(columns=lambda ms: f"{ms} ms").assign(turn=turn.div(base, level="work"))
-    return times.reset_index()
+    return times.reset_index().assign(words=lambda table: table["cores"].map(STATES))
 
 
 # ---- the study
@@ -255,6 +275,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     made["pause"] = pause_table(read_last(folders, "pause.csv"))
     made |= {"batches": batch_table(runs), "waiting": waiting_table(sessions)}
     made |= {"states": state_table(medians), "sessions": sessions}
+    made["product"] = product_table(made["states"], made["batches"])
     text = loss_text(losses) + session_text(sessions, folder)
     text += tables.markdown(
         made["waiting"],
@@ -265,7 +286,27 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         | {"error": "error", "error_as_on_two": "of: as on two", "error_none": "of: no waiting"},
         3,
     )
-    text += state_text(made["states"]) + pause_text(made["pause"])
+    text += tables.markdown(
+        made["states"],
+        "Emulated devices, by what a core does while none of them has its turn.",
+        {"num_devices": "devices", "words": "a core in between", "runs": "runs"}
+        | {"alone": "a step of one alone, over the empty loop's"}
+        | WORDS
+        | {"efficiency": "efficiency"},
+        3,
+    )
+    text += tables.markdown(
+        made["product"],
+        "What follows from cores that compute, and from what a smaller batch costs, for a batch of 32.",
+        {"num_devices": "devices", "speedup": "speed-up over one"},
+    )
+    text += tables.markdown(
+        made["pause"],
+        "What work takes (us) so many ms after a pause of 42 ms, without training.",
+        {"work": "work", "words": "the core in the pause"}
+        | {name: name for name in made["pause"] if name.endswith(" ms")}
+        | {"turn": "all of them, over a core's that computed"},
+    )
     text += tables.markdown(
         made["batches"],
         "What an image takes on one core in a smaller batch, over that in one of 32.",
@@ -315,32 +356,6 @@ def session_text(sessions: pd.DataFrame, folder: Path) -> str:
         | WORDS
         | {"efficiency": "efficiency"},
         3,
-    )
-
-
-def state_text(states: pd.DataFrame) -> str:
-    """What the cores do while no device has its turn, and what that changes."""
-    if states.empty:
-        return ""
-    return tables.markdown(
-        states.assign(state=states["cores"].map(STATES)),
-        "Emulated devices, by what a core does while none of them has its turn.",
-        {"num_devices": "devices", "state": "cores in between", "runs": "runs"}
-        | {"alone": "a step of one alone, over the empty loop's"}
-        | {name: WORDS[name] for name in ("contention", "imbalance")},
-        3,
-    )
-
-
-def pause_text(pauses: pd.DataFrame) -> str:
-    if pauses.empty:
-        return ""
-    return tables.markdown(
-        pauses.assign(state=pauses["cores"].map(STATES)),
-        "What work takes (us) so many ms after a pause of 42 ms, without training.",
-        {"work": "work", "state": "the core in the pause"}
-        | {name: name for name in pauses if name.endswith(" ms")}
-        | {"turn": "all of them, over a core's that computed"},
     )
 
 

@@ -35,17 +35,17 @@ def run_empty(end: float) -> None:
         os.sched_yield()
 
 
-def compute(end: float) -> None:
-    while time.perf_counter() < end:
-        MATRIX @ MATRIX
-
-
 def integers() -> None:
     sum(range(300))
 
 
 def product() -> None:
     MATRIX @ MATRIX
+
+
+def compute(end: float) -> None:
+    while time.perf_counter() < end:
+        product()
 
 
 KINDS = {"asleep": sleep, "awake": run_empty, "computing": compute}
@@ -64,9 +64,10 @@ def one_turn(kind: str, work: str, found: dict[tuple[str, str, int], list[float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--round", type=int, default=1)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--round", type=int, required=True, help="number of the round, a column of its rows")
+    add("--output", type=Path, required=True, help="CSV file to append to")
     args = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     turns = PAUSES * list(itertools.product(KINDS, WORK))
@@ -74,14 +75,13 @@ def main() -> None:
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for kind, work in turns:
         one_turn(kind, work, found)
-    new = not args.output.exists()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for key, times in sorted(found.items()):
+        rows.append([args.round, *key, f"{1e6 * statistics.median(times):.4g}"])
+    is_new = not args.output.is_file()
     with args.output.open("a", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        if new:
-            lines.writerow(["round", "cores", "work", "ms", "us"])
-        for (kind, work, ms), times in sorted(found.items()):
-            lines.writerow([args.round, kind, work, ms, f"{1e6 * statistics.median(times):.4g}"])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([["round", "cores", "work", "ms", "us"]] * is_new + rows)
 
 
 if __name__ == "__main__":

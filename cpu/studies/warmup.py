@@ -1,8 +1,8 @@
 """How many steps until a step is steady? Each step of a run over the mean of its last ones.
 
-The first three steps are judged by the rest, which are called steady: in the second step DDP orders
-its buckets anew, and the allocator's memory is in place after the first. Page faults of each step
-are shown beside it: if memory is not in place yet, they are more than in a steady step.
+On real cores the first three steps are judged by the rest, which are called steady. An emulated
+device's step is long: there the second one, which other studies measure, is judged by the third.
+Page faults are shown beside it: while memory is not in place yet, there are more than later.
 """
 
 from pathlib import Path
@@ -50,13 +50,14 @@ def over_steady(steps: pd.DataFrame) -> pd.DataFrame:
 
 def step_table(steps: pd.DataFrame) -> pd.DataFrame:
     """One row per configuration and step, the first one is 1; on several cores also that step's
-    speed-up over one, in the same rounds."""
+    speed-up over one, in the same rounds, if one was measured."""
     table = []
     for key, own in steps.groupby([*KEYS, "step"]):
         row = dict(zip([*KEYS, "step"], key, strict=True)) | {"runs": len(own)}
         row |= measure_all(own, {name: median(name) for name in ("ratio", "more_faults")})
-        if row["num_devices"] > 1:
-            base = steps.merge(pd.DataFrame([row | {"num_devices": 1}])[[*KEYS, "step"]])
+        base = steps.merge(pd.DataFrame([row | {"num_devices": 1}])[[*KEYS, "step"]])
+        row = tables.of_one_run(row, ["speedup"])
+        if row["num_devices"] > 1 and len(base):
             row |= measure_all(own, {"speedup": over(base, "rate")})
         table.append(row | {"step": row["step"] + 1})
     return pd.DataFrame(table)
