@@ -45,30 +45,34 @@ def linear_published(rows: pd.DataFrame) -> Verdict:
     """Whether the original's speed-up is linear to 7 cores, against 2."""
     gains = gains_over(rows, 2).mul(2 / rows.index[rows.index > 2].to_numpy(), axis=0)
     below = [n for n, row in gains.iterrows() if row["gain_high"] < 1 and n <= 7]
-    text = ", ".join(f"{row['gain']:.2f} on {n}" for n, row in gains.iterrows())
     verdict = f"No: below 1 on {', '.join(map(str, below))}" if below else "Not refuted"
-    return f"Efficiency against 2: {text}", verdict
+    return f"Efficiency against 2: {first_and_last(gains['gain'])}", verdict
+
+
+def first_and_last(efficiency: pd.Series) -> str:
+    """By number of devices: on the fewest and on the most."""
+    ends = [f"{efficiency.iloc[place]:.2f} on {efficiency.index[place]}" for place in (0, -1)]
+    return " and ".join(ends)
 
 
 def linear_here(rows: pd.DataFrame) -> Verdict:
     """Whether the curve reaches what the split allows, which the most loaded device bounds."""
     rows = rows[rows.index > 1]
-    text = ", ".join(f"{row['efficiency']:.2f} on {n}" for n, row in rows.iterrows())
     below = []
     for devices, row in rows[rows.index <= 7].iterrows():
         if row["efficiency_high"] < BATCH / devices / -(-BATCH // devices):
             below.append(str(devices))
     verdict = f"No: below what the split allows on {', '.join(below)}" if below else "Not refuted"
-    return f"Efficiency against 1: {text}", verdict
+    return f"Efficiency against 1: {first_and_last(rows['efficiency'])}", verdict
 
 
-def slower(rows: pd.DataFrame) -> Verdict:
+def slower(rows: pd.DataFrame, name: str = "rate", unit: str = "img/s") -> Verdict:
     """Whether 8 devices are slower than 7."""
     seven, eight = rows.loc[7], rows.loc[8]
-    text = f"{interval_text(eight, 'rate')} img/s on 8, {interval_text(seven, 'rate')} on 7"
-    if eight["rate_high"] < seven["rate_low"]:
+    text = f"{interval_text(eight, name)} {unit} on 8, {interval_text(seven, name)} on 7"
+    if eight[f"{name}_high"] < seven[f"{name}_low"]:
         return text, "Yes"
-    return text, "No" if eight["rate_low"] > seven["rate_high"] else "Not decided"
+    return text, "No" if eight[f"{name}_low"] > seven[f"{name}_high"] else "Not decided"
 
 
 def on_emulated(verdict: Verdict) -> Verdict:
@@ -79,10 +83,11 @@ def on_emulated(verdict: Verdict) -> Verdict:
 def loading(rows: pd.DataFrame, shortest: float) -> Verdict:
     """Loading of a step by device count, and whether it is constant beyond 2; less than the
     shortest time that can be measured (s) counts as that."""
-    words = []
-    for devices, seconds in rows["loading"].items():
-        under = "under " if seconds < shortest else ""
-        words.append(f"{under}{1000 * max(seconds, shortest):.0f} on {devices}")
+    is_short = rows["loading"] < shortest
+    words = [f"{1000 * seconds:.0f} on {n}" for n, seconds in rows.loc[~is_short, "loading"].items()]
+    if is_short.any():
+        others = ", ".join(map(str, rows.index[is_short]))
+        words.append(f"under {1000 * shortest:.0f} on {others}")
     text = f"Loading of a step (ms): {', '.join(words)}"
     beyond = rows.loc[rows.index > 2, "loading"]
     if beyond.max() < shortest:
@@ -111,7 +116,7 @@ def best_counts(gpus: pd.DataFrame) -> Verdict:
         texts.append(f"{batch}: {' or '.join(map(str, best))}")
         fewest.append(best[0])
         tied = tied or len(best) > 1
-    text = f"GPUs that its intervals leave as the best, batch {'; '.join(texts)}"
+    text = f"The best number, as far as intervals tell, batch {'; '.join(texts)}"
     if fewest[-1] <= fewest[0]:
         return text, "No"
     if fewest != sorted(fewest):
@@ -143,7 +148,7 @@ def main() -> None:
     linear = "CPU throughput grows linearly to 7 cores"
     rows = [
         (linear, *linear_published(cpu), *linear_here(here)),
-        ("8 cores are slower than 7", *slower(cpu), *on_emulated(slower(here))),
+        ("8 cores are slower than 7", *slower(cpu), *on_emulated(slower(here, "speedup", "times as fast as one"))),
         (
             "Loading time is constant beyond 2 cores",
             "Not in its published table",

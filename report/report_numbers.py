@@ -27,6 +27,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "cpu/malloc": ["batch_size", "num_devices"],
     "curve/losses": ["machine", "device", "num_devices", "images"],
     "curve/pause": ["work", "cores"],
+    "curve/product": ["num_devices"],
     "curve/states": ["num_devices", "cores"],
     "curve/touch": ["gib"],
     "curve/waiting": ["occasion", "num_devices"],
@@ -43,6 +44,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "original_protocol/protocol": [],
     "original_protocol/summary": ["loader", "num_devices"],
     "repeat/speedups": ["date", "memory"],
+    "shares/checks": [],
     "shares/controls": ["num_devices"],
     "shares/curve": ["kind", "num_devices"],
     "shares/emulation": [],
@@ -126,8 +128,8 @@ CLAIMS = [
     ),
     Claim(
         "8 emulated devices over 1",
-        "sudo -E cpu/run_study.sh shares",
-        "studies/shares/runs",
+        "PARTS=curve sudo -E cpu/run_study.sh shares",
+        "studies/shares/runs_2",
         "shares/results",
         "speedup",
         "num_devices == 8",
@@ -235,6 +237,15 @@ def claim_rows() -> list[list[object]]:
     return rows
 
 
+def original_rows() -> list[list[object]]:
+    """A line for each claim of the original study: what its own rows say, and what was seen here."""
+    rows = []
+    for _, row in pd.read_csv(HERE / "claims.csv").iterrows():
+        theirs, here = f"{row['its_verdict']}. {row['its_data']}", f"{row['verdict']}. {row['here']}"
+        rows.append([row["claim"], theirs, here])
+    return rows
+
+
 def core_rows() -> list[list[object]]:
     """The study curve on real cores: a line for each configuration, its losses, its efficiency."""
     measured = ("contention", "imbalance", "communication", "efficiency")
@@ -270,7 +281,7 @@ def all_rows() -> dict[str, str]:
         "malloc-head": [["malloc", *read_table("malloc/allocators")["model"].unique(), "peak"]],
         "cores": core_rows(),
         "networks": rows_of("networks/networks", ["model"], networks),
-        "claims": pd.read_csv(HERE / "claims.csv").to_numpy().tolist(),
+        "claims": original_rows(),
         "reproduce": claim_rows(),
     }
     return {f"rows/{name}": tex_rows(own) for name, own in rows.items()}

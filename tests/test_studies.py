@@ -152,7 +152,9 @@ def test_contention_is_what_cores_lose_when_all_are_busy(tmp_path):
 @pytest.fixture
 def share_runs(tmp_path):
     """Devices of 0.2 of a core: a step of 4 images takes 6 s by itself, with n of them a hundredth
-    longer for each without communication, 2 hundredths in DDP; real cores take 1.2 s."""
+    longer for each without communication, 2 hundredths in DDP; real cores take 1.2 s. A batch of 32
+    takes a quarter longer than it ideally would on 2 and 4 devices whose cores compute, as it ideally
+    would on those whose cores may pause, and a tenth longer on real cores."""
     script = load("cpu/studies/shares.py")
     share = {"cpu_share": 0.2, "memory": "kept", "ddp_time": 0.01}
     for run, n in itertools.product(range(1, 7), range(1, 9)):
@@ -172,7 +174,12 @@ def share_runs(tmp_path):
             write_run(tmp_path / "period", n, run, 6.6 * drift * (1 + 0.01 * (n - 1)), mode, **own)
             write_run(tmp_path / "period", n, run, 6.6 * drift * (1 + 0.02 * (n - 1)), **own)
         if n in (1, 2, 4):
-            write_run(tmp_path / "strong", n, run, 48.0 / n * drift, batch_size=32, **share)
+            batch = {"batch_size": 32, "memory": "kept"}
+            write_run(tmp_path / "pausing", n, run, 48.0 / n * drift, **(share | batch))
+            own = share | batch | {"options": "cores=computing"}
+            write_run(tmp_path / "computing", n, run, 44 * drift * (1 if n == 1 else 1.25 / n), **own)
+            if n <= 2:
+                write_run(tmp_path / "real", n, run, 8 * drift * (1 if n == 1 else 0.55), **batch)
     return script, tmp_path
 
 
@@ -200,7 +207,7 @@ def test_curve_losses_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     assert losses.loc[8, "transfer_percent"] == pytest.approx(10 - 1 / step, abs=0.05)
     assert losses.loc[8, "waiting_percent"] == pytest.approx(0, abs=1e-6)
     result = pd.read_csv(tmp_path / "plots" / "results.csv").set_index("num_devices")
-    assert result.loc[4, "speedup"] == pytest.approx(4.0)
+    assert result.loc[4, "speedup"] == pytest.approx(4 / 1.25)
     assert result.loc[4, "allowed"] == 4 and 7 not in result.index  # it has no fixed batch
     assert script.figures.largest_speedup(32, np.array([7])) == pytest.approx(6.4)
     emulation = pd.read_csv(tmp_path / "plots" / "emulation.csv").iloc[0]
@@ -209,7 +216,26 @@ def test_curve_losses_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     assert periods["factor"].to_dict() == pytest.approx({50: 1.0, 10: 1.1})
     drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
     assert drawn == {"speedup"}
-    assert "| 4 | 4.00 [4.00, 4.00] | 4 |" in done.stdout
+    assert "| 4 | 3.20 [3.20, 3.20] | 4 |" in done.stdout
+    assert "| 4 | 4.00 [4.00, 4.00] | 4 |" in done.stdout  # earlier, on cores that may pause
+
+
+def test_a_fixed_batch_is_held_against_real_cores(share_runs, tmp_path):
+    """Two emulated devices against two real cores, and one against its share of one; without the
+    controls there are the curve's tables alone."""
+    script, folder = share_runs
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("computing", "real"):
+        (folder / name).rename(alone / name)
+    check = script.check_table(runs_of(script, alone)).iloc[0]
+    assert check["num_devices"] == 2 and check["real"] == pytest.approx(1 / 0.55)
+    assert check["against_real"] == pytest.approx(1.1 / 1.25)
+    assert check["factor"] == pytest.approx(44 * 0.2 / 8)
+    done = run_plots("cpu/studies/shares.py", alone, "--output", tmp_path / "plots")
+    assert done.returncode == 0, done.stderr
+    made = {path.stem for path in (tmp_path / "plots").glob("*.csv")}
+    assert made == {"summary", "curve", "results", "checks"}
 
 
 def test_what_other_networks_gain(tmp_path):
@@ -307,3 +333,7 @@ def test_a_first_step_that_is_longer_is_told_from_steady_ones(tmp_path):
     assert steps.loc[2, "ratio"].tolist() == pytest.approx([3, 1, 1, 1, 1, 1])
     assert steps.loc[2, "speedup"].tolist() == pytest.approx([8 / 4.1] * 6)
     assert steps.loc[1, "speedup"].isna().all() and len(steps) == 12
+    rows = script.step_rows([tmp_path])
+    for cores in (1, 2):  # by themselves: no speed-up, and no error
+        own = rows[(rows["device"] == "core") & (rows["num_devices"] == cores)]
+        assert script.step_table(script.over_steady(own))["speedup"].isna().all()

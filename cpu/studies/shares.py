@@ -1,6 +1,8 @@
 """The curve from 1 to 8 emulated devices, each a share of a core.
 
-What is lost is measured within a run: of a step, the part in which a rank computes, waits for
+A fixed batch is measured on cores that compute while no device has its turn, and in the same rounds
+on real ones; earlier rows are of cores that may pause, which slows most where a core is used least.
+With as many images on each device, what is lost is measured within a run: of a step, the part in which a rank computes, waits for
 others, or for the all-reduce. Between runs the machine drifts by more than that. The controls say
 how far the emulation can be trusted: ranks that do not communicate keep the step of one; at 1 and 2
 devices the speed-up agrees with that of real cores in the same rounds; with a straggler the step
@@ -18,7 +20,7 @@ from figures import plt
 from tables import interval_table, mean, measure_all, over
 
 STRAGGLER, PERIOD = r"straggler=([0-9.]+)", r"period=([0-9]+)"
-CPU = Path(__file__).resolve().parents[1]
+COMPUTING = "cores=computing"  # option of rows whose cores compute in between
 
 
 def speedup_by_round(runs: pd.DataFrame, devices: int) -> pd.Series:
@@ -73,24 +75,40 @@ def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("num_devices", ignore_index=True)
 
 
-def result_table(curve: pd.DataFrame) -> pd.DataFrame:
+def result_table(curve: pd.DataFrame, kind: str = "strong") -> pd.DataFrame:
     """By number of devices: the speed-up of a fixed batch, and what its split allows."""
-    strong = curve[(curve["kind"] == "strong") & (curve["num_devices"] > 1)]
+    strong = curve[(curve["kind"] == kind) & (curve["num_devices"] > 1)]
     strong = strong[strong.groupby("series")["num_devices"].transform("nunique") > 1]
-    names = ["num_devices", "batch_size", *(f"speedup{end}" for end in results.ENDS)]
+    names = ["num_devices", "batch_size", "runs", *(f"speedup{end}" for end in results.ENDS)]
     counts = strong["num_devices"].to_numpy()
     return strong[names].assign(allowed=figures.largest_speedup(strong["batch_size"].max(), counts))
 
 
-def factor_of_a_share(runs: pd.DataFrame) -> results.Interval:
+def factor_of_a_share(runs: pd.DataFrame, mode: str = "single_process") -> results.Interval:
     """How much longer a step takes on a share than on a full core, times the share: 1 if a share of
     a core does that share of its work."""
-    one = runs.query("mode == 'single_process' and num_devices == 1")
+    one = runs[(runs["mode"] == mode) & (runs["num_devices"] == 1)]
     sliced, real = one[one["cpu_share"] != ""], one[one["cpu_share"] == ""]
     real = real[real["batch_size"].isin(sliced["batch_size"])]
     sliced = sliced[sliced["batch_size"].isin(real["batch_size"])]
     sliced = sliced.assign(scaled=sliced["step_time"] * sliced["cpu_share"].astype(float))
     return results.paired_interval(sliced, real.assign(scaled=real["step_time"]), "scaled")
+
+
+def check_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """A fixed batch on shares against real cores in the same rounds: the speed-up on the most real
+    cores, and a step on one."""
+    shares = runs[runs["options"] == COMPUTING]
+    real = runs.query("cpu_share == '' and memory == 'kept' and scaling == 'strong'")
+    real = real[real["batch_size"].isin(shares["batch_size"])]
+    most = real["num_devices"].max()
+    tables.require(shares[shares["num_devices"] == most], "shares and real cores in one round")
+    ratios = speedup_by_round(shares, most) / speedup_by_round(real, most)
+    row = {"num_devices": most, "rounds": ratios.notna().sum()}
+    row |= results.named_interval("against_real", results.median_interval(ratios.dropna()))
+    row |= results.named_interval("factor", factor_of_a_share(pd.concat([shares, real]), "ddp"))
+    row |= measure_all(real[real["num_devices"] == most], {"real": over(real.query("num_devices == 1"))})
+    return pd.DataFrame([row])
 
 
 def period_table(runs: pd.DataFrame, period: int) -> pd.DataFrame:
@@ -147,20 +165,19 @@ def straggler_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The configurations of the curve: of strong and weak scaling, and of ranks alone."""
-    own = table[(table["cpu_share"] != "") & (table["options"] == "")]
+    """The configurations of the curve: of strong and weak scaling, and of ranks alone; a fixed batch
+    on cores that may pause is a kind of its own."""
+    own = table[(table["cpu_share"] != "") & table["options"].isin(["", COMPUTING])]
     own = own[own["mode"] != "single_process"]
-    return own.assign(kind=own["scaling"].where(own["mode"] == "ddp", "alone"))
+    kind = own["scaling"].where(own["mode"] == "ddp", "alone")
+    pauses = (kind == "strong") & (own["options"] != COMPUTING)
+    return own.assign(kind=kind.mask(pauses, "strong_pausing"))
 
 
-def real_cores(folder: Path) -> pd.DataFrame:
-    """The main sweep's configurations with tuned malloc on several real cores, if it was drawn."""
-    is_published = folder == CPU / "studies" / "shares" / "runs"
-    path = CPU / ("cpu_plots" if is_published else "cpu_plots_own") / "summary.csv"
-    if not path.is_file():
-        return pd.DataFrame(columns=["num_devices", "batch_size", "speedup"])
-    table = pd.read_csv(path).query("mode == 'ddp' and scaling != 'weak' and memory == 'kept'")
-    return table.dropna(subset="speedup_low")
+def real_cores(table: pd.DataFrame, batch: int) -> pd.DataFrame:
+    """A fixed batch on several real cores, measured in the curve's rounds."""
+    own = table.query("cpu_share == '' and mode == 'ddp' and scaling == 'strong'")
+    return own[(own["memory"] == "kept") & (own["batch_size"] == batch) & (own["num_devices"] > 1)]
 
 
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of a label over a line
@@ -181,7 +198,6 @@ def draw_speedup(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: s
         fullest = f"one of {count} has {images}: at most {best:.3g}"
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "center"}
         axes.text(count - 0.42, best, fullest, bbox=CLEAR, **look)
-    cores = cores[cores["batch_size"] == batch]
     beside = cores.assign(num_devices=cores["num_devices"] + 0.15)  # not on top of each other
     if len(cores):
         figures.intervals(axes, beside, "speedup", fmt="o", color="black")
@@ -212,14 +228,26 @@ def draw_speedup(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: s
     return figure
 
 
-def answers(own: dict[str, pd.DataFrame]) -> str:
-    """The curve, its losses and its controls, as tables."""
-    text = tables.markdown(
-        own["results"],
-        "Speed-up of a fixed batch of 32 over one emulated device, tuned malloc.",
-        {"num_devices": "devices", "speedup": "speed-up", "allowed": "the most that is possible"},
-    )
+def curve_text(own: dict[str, pd.DataFrame]) -> str:
+    """The curve of a fixed batch and what it is checked by, as tables."""
+    columns = {"num_devices": "devices", "speedup": "speed-up"}
+    columns |= {"allowed": "the most that is possible"}
+    title = "Speed-up of a fixed batch of 32 over one emulated device, tuned malloc."
+    text = tables.markdown(own["results"], title, columns)
     text += tables.markdown(
+        own["checks"],
+        "Real cores in the same rounds: their speed-up; that of as many emulated devices over it; and "
+        "a step on a share of a core over what that part of a core's would take.",
+        {"num_devices": "cores", "rounds": "rounds", "real": "their speed-up"}
+        | {"against_real": "emulated over real", "factor": "a share of a core"},
+    )
+    title = "Earlier, on cores that may pause, by the second step of a process: the speed-up."
+    return text + tables.markdown(own["pausing"], title, columns)
+
+
+def control_text(own: dict[str, pd.DataFrame]) -> str:
+    """Losses with as many images on each device, and controls, as tables."""
+    text = tables.markdown(
         own["losses"],
         "With 4 images on each device, % of a step.",
         {"num_devices": "devices", "work_percent": "own work", "waiting_percent": "waiting"}
@@ -238,25 +266,34 @@ def answers(own: dict[str, pd.DataFrame]) -> str:
     return text + tables.markdown(shown, "A straggler, one of 4 devices.", columns)
 
 
-def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
+def control_tables(runs: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables of as many images on each device, of stragglers and of periods."""
     rows = results.read_results(folder)[0].query("model == 'densenet121'")
-    runs = runs[runs["model"] == "densenet121"]
-    table = results.configuration_table(runs)
     period = int(results.read_environment(folder).get("cpu_period_ms", 50))
-    own = {"controls": control_table(runs)}
+    own = {"controls": control_table(runs), "stragglers": straggler_table(rows)}
     tables.require(own["controls"], "data parallelism and its bounds in one round")
-    own["stragglers"] = straggler_table(rows)
     tables.require(own["stragglers"].iloc[1:], "stragglers")
-    own["periods"] = period_table(runs, period)
-    own["curve"] = curve_table(table)
-    own["losses"] = loss_table(runs)
+    own |= {"periods": period_table(runs, period), "losses": loss_table(runs)}
     tables.require(own["losses"], "data parallelism with as many images on each device")
-    own["results"] = result_table(own["curve"])
     emulation = results.named_interval("alone", error_of_emulation(runs))
     main = own["periods"].query(f"period_ms == {period}").iloc[0]
     emulation |= {name: main[name] for name in ("factor", "factor_low", "factor_high")}
-    own["emulation"] = pd.DataFrame([emulation])
-    note = "median and 95 % interval of ratios of runs made in turns; "
-    note += figures.make_title(folder, runs)
-    speedup = draw_speedup(own["results"], real_cores(folder), float(main["share"]), note)
-    return tables.Study(own, answers(own), {"speedup": speedup})
+    return own | {"emulation": pd.DataFrame([emulation])}
+
+
+def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
+    runs = runs[runs["model"] == "densenet121"]
+    drawn = tables.require(runs[runs["options"] == COMPUTING], "a fixed batch on shares of a core")
+    table = results.configuration_table(runs)
+    own = {"checks": check_table(runs), "curve": curve_table(table)}
+    own["results"] = result_table(own["curve"])
+    own["pausing"] = result_table(own["curve"], "strong_pausing")
+    text = curve_text(own)
+    if (runs["scaling"] == "weak").any():  # the controls are there, too
+        own |= control_tables(runs, folder)
+        text += control_text(own)
+    machine = figures.make_title(folder.with_name(drawn["occasion"].iloc[0]), drawn)
+    note = f"{figures.how_many(own['results'])}; {machine}"
+    real = real_cores(table, int(own["results"]["batch_size"].max()))
+    share = float(drawn["cpu_share"].iloc[0])
+    return tables.Study(own, text, {"speedup": draw_speedup(own["results"], real, share, note)})
