@@ -84,7 +84,8 @@ def loading(rows: pd.DataFrame, shortest: float) -> Verdict:
     """Loading of a step by device count, and whether it is constant beyond 2; less than the
     shortest time that can be measured (s) counts as that."""
     is_short = rows["loading"] < shortest
-    words = [f"{1000 * seconds:.0f} on {n}" for n, seconds in rows.loc[~is_short, "loading"].items()]
+    long = rows.loc[~is_short, "loading"]
+    words = [f"{1000 * seconds:.0f} on {n}" for n, seconds in long.items()]
     if is_short.any():
         others = ", ".join(map(str, rows.index[is_short]))
         words.append(f"under {1000 * shortest:.0f} on {others}")
@@ -145,10 +146,11 @@ def main() -> None:
         sys.exit(f"error: {error.filename}: {error.strerror}: run make report")
     here = here.query(f"kind == 'strong' and batch_size == {BATCH}").set_index("num_devices")
     cpu, gpu, none = published("cpu"), published("gpu"), ("No GPU was available", "Not measured")
+    gains = slower(here, "speedup", "times as fast as one")
     linear = "CPU throughput grows linearly to 7 cores"
     rows = [
         (linear, *linear_published(cpu), *linear_here(here)),
-        ("8 cores are slower than 7", *slower(cpu), *on_emulated(slower(here, "speedup", "times as fast as one"))),
+        ("8 cores are slower than 7", *slower(cpu), *on_emulated(gains)),
         (
             "Loading time is constant beyond 2 cores",
             "Not in its published table",

@@ -238,11 +238,11 @@ def claim_rows() -> list[list[object]]:
 
 
 def original_rows() -> list[list[object]]:
-    """A line for each claim of the original study: what its own rows say, and what was seen here."""
+    """A line for each claim of the original study: what its rows say, and what was seen here."""
     rows = []
     for _, row in pd.read_csv(HERE / "claims.csv").iterrows():
-        theirs, here = f"{row['its_verdict']}. {row['its_data']}", f"{row['verdict']}. {row['here']}"
-        rows.append([row["claim"], theirs, here])
+        theirs = f"{row['its_verdict']}. {row['its_data']}"
+        rows.append([row["claim"], theirs, f"{row['verdict']}. {row['here']}"])
     return rows
 
 

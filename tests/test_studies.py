@@ -153,8 +153,8 @@ def test_contention_is_what_cores_lose_when_all_are_busy(tmp_path):
 def share_runs(tmp_path):
     """Devices of 0.2 of a core: a step of 4 images takes 6 s by itself, with n of them a hundredth
     longer for each without communication, 2 hundredths in DDP; real cores take 1.2 s. A batch of 32
-    takes a quarter longer than it ideally would on 2 and 4 devices whose cores compute, as it ideally
-    would on those whose cores may pause, and a tenth longer on real cores."""
+    takes a quarter longer than ideal on 2 and 4 devices whose cores compute, no longer on those
+    whose cores may pause, and a tenth longer on two real cores."""
     script = load("cpu/studies/shares.py")
     share = {"cpu_share": 0.2, "memory": "kept", "ddp_time": 0.01}
     for run, n in itertools.product(range(1, 7), range(1, 9)):
@@ -177,7 +177,8 @@ def share_runs(tmp_path):
             batch = {"batch_size": 32, "memory": "kept"}
             write_run(tmp_path / "pausing", n, run, 48.0 / n * drift, **(share | batch))
             own = share | batch | {"options": "cores=computing"}
-            write_run(tmp_path / "computing", n, run, 44 * drift * (1 if n == 1 else 1.25 / n), **own)
+            seconds = 44 * drift * (1 if n == 1 else 1.25 / n)
+            write_run(tmp_path / "computing", n, run, seconds, **own)
             if n <= 2:
                 write_run(tmp_path / "real", n, run, 8 * drift * (1 if n == 1 else 0.55), **batch)
     return script, tmp_path

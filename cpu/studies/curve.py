@@ -160,8 +160,8 @@ def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def product_table(states: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
-    """The speed-up of a fixed batch of 32 that follows from what was measured within runs whose
-    cores compute, and from what a smaller batch costs; ends as far apart as both intervals allow."""
+    """The speed-up of a batch of 32 that follows from runs whose cores compute, and from what a
+    smaller batch costs; its ends are those that both intervals allow."""
     table = []
     if states.empty or batches.empty:
         return pd.DataFrame()
@@ -297,7 +297,8 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     )
     text += tables.markdown(
         made["product"],
-        "What follows from cores that compute, and from what a smaller batch costs, for a batch of 32.",
+        "The speed-up of a batch of 32 that follows from cores that compute and from what a "
+        "smaller batch costs.",
         {"num_devices": "devices", "speedup": "speed-up over one"},
     )
     text += tables.markdown(

@@ -2,11 +2,11 @@
 
 A fixed batch is measured on cores that compute while no device has its turn, and in the same rounds
 on real ones; earlier rows are of cores that may pause, which slows most where a core is used least.
-With as many images on each device, what is lost is measured within a run: of a step, the part in which a rank computes, waits for
-others, or for the all-reduce. Between runs the machine drifts by more than that. The controls say
-how far the emulation can be trusted: ranks that do not communicate keep the step of one; at 1 and 2
-devices the speed-up agrees with that of real cores in the same rounds; with a straggler the step
-follows its share, and the others wait for just that.
+With as many images on each device, what is lost is measured within a run: of a step, the part in
+which a rank computes, waits for others, or for the all-reduce. Between runs the machine drifts by
+more than that. The controls say how far the emulation can be trusted: whether ranks that do not
+communicate keep the step of one; whether two emulated devices gain as much as two real cores in the
+same rounds; whether the step follows the share of a straggler, and the others wait for just that.
 """
 
 from pathlib import Path
@@ -107,7 +107,8 @@ def check_table(runs: pd.DataFrame) -> pd.DataFrame:
     row = {"num_devices": most, "rounds": ratios.notna().sum()}
     row |= results.named_interval("against_real", results.median_interval(ratios.dropna()))
     row |= results.named_interval("factor", factor_of_a_share(pd.concat([shares, real]), "ddp"))
-    row |= measure_all(real[real["num_devices"] == most], {"real": over(real.query("num_devices == 1"))})
+    one, many = (real[real["num_devices"] == count] for count in (1, most))
+    row |= measure_all(many, {"real": over(one)})
     return pd.DataFrame([row])
 
 
@@ -165,8 +166,8 @@ def straggler_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The configurations of the curve: of strong and weak scaling, and of ranks alone; a fixed batch
-    on cores that may pause is a kind of its own."""
+    """The configurations of the curve: of strong and weak scaling, and of ranks alone; a fixed
+    batch on cores that may pause is a kind of its own."""
     own = table[(table["cpu_share"] != "") & table["options"].isin(["", COMPUTING])]
     own = own[own["mode"] != "single_process"]
     kind = own["scaling"].where(own["mode"] == "ddp", "alone")
@@ -236,8 +237,8 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
     text = tables.markdown(own["results"], title, columns)
     text += tables.markdown(
         own["checks"],
-        "Real cores in the same rounds: their speed-up; that of as many emulated devices over it; and "
-        "a step on a share of a core over what that part of a core's would take.",
+        "Real cores in the same rounds: their speed-up; that of as many emulated devices over it; "
+        "and a step on a share of a core over what that part of a core's would take.",
         {"num_devices": "cores", "rounds": "rounds", "real": "their speed-up"}
         | {"against_real": "emulated over real", "factor": "a share of a core"},
     )
