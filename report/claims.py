@@ -153,7 +153,7 @@ def main() -> None:
         ("8 cores are slower than 7", *slower(cpu), *on_emulated(gains)),
         (
             "Loading time is constant beyond 2 cores",
-            "Not in its published table",
+            "Its table has no loading times",
             "Not published",
             *loading(here, period),
         ),

@@ -19,7 +19,7 @@ import tables
 from figures import plt
 from tables import interval_table, mean, measure_all, over
 
-STRAGGLER, PERIOD = r"straggler=([0-9.]+)", r"period=([0-9]+)"
+STRAGGLER = r"straggler=([0-9.]+)"
 COMPUTING = "cores=computing"  # option of rows whose cores compute in between
 
 
@@ -29,28 +29,9 @@ def speedup_by_round(runs: pd.DataFrame, devices: int) -> pd.Series:
     return results.by_round(many) / results.by_round(one)
 
 
-def control_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Per number of devices, within rounds: the step without communication over one device's, and
-    the data-parallel speed-up on shares over that on real cores."""
-    runs = runs.query("scaling == 'weak' and options == ''")
-    runs = runs.assign(busy=runs["step_time"] - runs["waiting"])
-    shares, real = runs[runs["cpu_share"] != ""], runs[runs["cpu_share"] == ""]
-    one = shares.query("mode == 'single_process' and num_devices == 1")
-    table = []
-    for devices, own in shares[shares["num_devices"] > 1].groupby("num_devices"):
-        alone = own[own["mode"] == "no_communication"]
-        row = {"num_devices": devices} | measure_all(alone, {"alone": over(one, "busy")})
-        ratios = speedup_by_round(shares, devices) / speedup_by_round(real, devices)
-        if ratios.notna().any():
-            interval = results.median_interval(ratios.dropna())
-            row |= results.named_interval("against_real", interval)
-        table.append(row)
-    return pd.DataFrame(table)
-
-
 def error_of_emulation(runs: pd.DataFrame) -> results.Interval:
     """The step without communication over one device's, over all rounds and numbers of devices: 1
-    where emulated devices do not disturb each other."""
+    where emulated devices do not disturb each other, with as many images on each."""
     runs = runs.query("scaling == 'weak' and options == '' and cpu_share != ''")
     runs = runs.assign(busy=runs["step_time"] - runs["waiting"])
     one = runs.query("mode == 'single_process' and num_devices == 1")
@@ -84,17 +65,6 @@ def result_table(curve: pd.DataFrame, kind: str = "strong") -> pd.DataFrame:
     return strong[names].assign(allowed=figures.largest_speedup(strong["batch_size"].max(), counts))
 
 
-def factor_of_a_share(runs: pd.DataFrame, mode: str = "single_process") -> results.Interval:
-    """How much longer a step takes on a share than on a full core, times the share: 1 if a share of
-    a core does that share of its work."""
-    one = runs[(runs["mode"] == mode) & (runs["num_devices"] == 1)]
-    sliced, real = one[one["cpu_share"] != ""], one[one["cpu_share"] == ""]
-    real = real[real["batch_size"].isin(sliced["batch_size"])]
-    sliced = sliced[sliced["batch_size"].isin(real["batch_size"])]
-    sliced = sliced.assign(scaled=sliced["step_time"] * sliced["cpu_share"].astype(float))
-    return results.paired_interval(sliced, real.assign(scaled=real["step_time"]), "scaled")
-
-
 def check_table(runs: pd.DataFrame) -> pd.DataFrame:
     """A fixed batch on shares against real cores in the same rounds: the speed-up on the most real
     cores, and a step on one."""
@@ -106,24 +76,14 @@ def check_table(runs: pd.DataFrame) -> pd.DataFrame:
     ratios = speedup_by_round(shares, most) / speedup_by_round(real, most)
     row = {"num_devices": most, "rounds": ratios.notna().sum()}
     row |= results.named_interval("against_real", results.median_interval(ratios.dropna()))
-    row |= results.named_interval("factor", factor_of_a_share(pd.concat([shares, real]), "ddp"))
-    one, many = (real[real["num_devices"] == count] for count in (1, most))
+    share = float(shares["cpu_share"].iloc[0])
+    sliced, one = (own[own["num_devices"] == 1] for own in (shares, real))
+    sliced = sliced.assign(step_time=sliced["step_time"] * share)
+    factor = results.paired_interval(sliced, one, "step_time")
+    row |= {"share": share} | results.named_interval("factor", factor)
+    many = real[real["num_devices"] == most]
     row |= measure_all(many, {"real": over(one)})
     return pd.DataFrame([row])
-
-
-def period_table(runs: pd.DataFrame, period: int) -> pd.DataFrame:
-    """The factor of a share by throttling period (ms): that of the study, and others."""
-    real, sliced = runs[runs["cpu_share"] == ""], runs[runs["cpu_share"] != ""]
-    periods = sliced["options"].str.extract(PERIOD, expand=False)
-    groups = {period: sliced[sliced["options"] == ""]}
-    for other in sorted(set(periods.dropna()), key=int):
-        groups[int(other)] = sliced[periods == other]
-    table = []
-    for length, own in groups.items():
-        factor = factor_of_a_share(pd.concat([own, real]))
-        table.append({"period_ms": length} | results.named_interval("factor", factor))
-    return pd.DataFrame(table).assign(share=runs["cpu_share"].max())
 
 
 def straggler_runs(rows: pd.DataFrame) -> pd.DataFrame:
@@ -256,9 +216,9 @@ def control_text(own: dict[str, pd.DataFrame]) -> str:
     )
     text += tables.markdown(
         own["emulation"],
-        "Error of the emulation: the step without communication over one device's, all numbers of "
-        "devices together; and a step on a share of a core over what that part of it would take.",
-        {"alone": "no communication", "factor": "a share of a core"},
+        "Do emulated devices disturb each other? The step without communication over one device's, "
+        "all numbers of devices together.",
+        {"alone": "no communication"},
     )
     late = own["stragglers"]
     columns = {"part": "part of its share", "step_ratio": "step over that without"}
@@ -268,17 +228,12 @@ def control_text(own: dict[str, pd.DataFrame]) -> str:
 
 
 def control_tables(runs: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of as many images on each device, of stragglers and of periods."""
+    """The tables of as many images on each device, and of stragglers."""
     rows = results.read_results(folder)[0].query("model == 'densenet121'")
-    period = int(results.read_environment(folder).get("cpu_period_ms", 50))
-    own = {"controls": control_table(runs), "stragglers": straggler_table(rows)}
-    tables.require(own["controls"], "data parallelism and its bounds in one round")
+    own = {"stragglers": straggler_table(rows), "losses": loss_table(runs)}
     tables.require(own["stragglers"].iloc[1:], "stragglers")
-    own |= {"periods": period_table(runs, period), "losses": loss_table(runs)}
     tables.require(own["losses"], "data parallelism with as many images on each device")
     emulation = results.named_interval("alone", error_of_emulation(runs))
-    main = own["periods"].query(f"period_ms == {period}").iloc[0]
-    emulation |= {name: main[name] for name in ("factor", "factor_low", "factor_high")}
     return own | {"emulation": pd.DataFrame([emulation])}
 
 
@@ -296,5 +251,5 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     machine = figures.make_title(folder.with_name(drawn["occasion"].iloc[0]), drawn)
     note = f"{figures.how_many(own['results'])}; {machine}"
     real = real_cores(table, int(own["results"]["batch_size"].max()))
-    share = float(drawn["cpu_share"].iloc[0])
+    share = float(own["checks"]["share"].iloc[0])
     return tables.Study(own, text, {"speedup": draw_speedup(own["results"], real, share, note)})

@@ -4,8 +4,8 @@
 #   PARTS="curve controls"           or one of them
 #     curve     a fixed batch on 1 to 8 devices, whose cores compute while no device has its turn, and
 #               in the same rounds on 1 and 2 real cores
-#     controls  weak scaling with and without communication, a straggler among 4, and a shorter
-#               throttling period; in the same rounds 1 and 2 real cores, and the anchor
+#     controls  as many images on each device, with and without communication, and a straggler
+#               among 4
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
@@ -32,15 +32,6 @@ controls() {
     SUFFIX=_straggler$part ADD_VARIABLES=STRAGGLER=$part ADD_OPTIONS="--note straggler=$part" \
       BATCH_SIZES=16 CORE_COUNTS=4 loops
   done
-  SUFFIX=_period10 ADD_VARIABLES=CPU_PERIOD_MS=10 ADD_OPTIONS="--note period=10" # shorter
-  export SUFFIX ADD_VARIABLES ADD_OPTIONS
-  BATCH_SIZES=32 CORE_COUNTS=8 BOUNDS=all loops
-  BATCH_SIZES=4 CORE_COUNTS=1 BOUNDS=all MODES=single_process loops
-  unset SUFFIX ADD_VARIABLES ADD_OPTIONS
-  export CPU_SHARE=""
-  BATCH_SIZES=4 CORE_COUNTS=1 BOUNDS=all loops
-  BATCH_SIZES=8 CORE_COUNTS=2 BOUNDS=all MODES="ddp no_communication" loops
-  MEMORIES=glibc BATCH_SIZES=32 CORE_COUNTS=$DEVICES loops # the anchor
 }
 
 launch() {
