@@ -131,7 +131,8 @@ def memory(path: Path) -> Verdict:
     needs = needs.set_index("way")["predicted_gib"]
     text = ", ".join(f"{way} {need:.2f}" for way, need in needs.items())
     fits = list(needs.index[needs <= CARD])
-    verdict = f"Only in plain fp32: one is enough with {', '.join(fits)}" if fits else "Yes"
+    only = f"Only in plain fp32 on its card: one is enough with {', '.join(fits)}"
+    verdict = only if fits else "Yes"
     verdict = "No" if "plain" in fits else verdict
     return f"Predicted GiB: {text}", f"{verdict} (predicted)"
 

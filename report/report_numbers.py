@@ -48,6 +48,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "shares/curve": ["kind", "num_devices"],
     "shares/emulation": [],
     "shares/losses": ["num_devices"],
+    "shares/results": ["num_devices"],
     "shares/stragglers": ["part"],
     "single_process/settings": ["setting"],
     "variants/factors": ["factor"],

@@ -131,7 +131,7 @@ def test_emulated_devices_have_a_figure_of_their_own(curve, tmp_path):
     assert states["contention"].tolist() == pytest.approx([CONTENTION] * 3)
     assert "| 4 | computes | 6 |" in study.text
     assert len(study.tables["losses"]) == 3
-    assert message == "8 emulated devices: a step takes 3.0 % longer by communication"
+    assert message == "8 emulated devices: a step takes 2.0 % longer by waiting for the slowest"
 
 
 def test_sessions_on_one_machine_are_taken_together_and_shown_each(curve, tmp_path):

@@ -138,7 +138,7 @@ def test_memory_verdict(tmp_path):
     claims, path = load("report/claims.py"), tmp_path / "memory.csv"
     head = "way,batch_size,num_devices,predicted_gib\n"
     for plain, bf16, verdict in (
-        (16, 8, "Only in plain fp32: one is enough with bf16"),
+        (16, 8, "Only in plain fp32 on its card: one is enough with bf16"),
         (16, 12, "Yes"),
         (9, 8, "No"),
     ):

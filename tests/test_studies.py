@@ -191,6 +191,7 @@ def test_curve_losses_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     assert losses.loc[8, "waiting_percent"] == pytest.approx(0, abs=1e-6)
     result = pd.read_csv(tmp_path / "plots" / "results.csv").set_index("num_devices")
     assert result.loc[4, "speedup"] == pytest.approx(4 / 1.25)
+    assert result.loc[4, "over_share"] == pytest.approx(8 / (0.2 * 44 * 1.25 / 4))
     assert result.loc[4, "allowed"] == 4 and 7 not in result.index  # it has no fixed batch
     assert script.figures.largest_speedup(32, np.array([7])) == pytest.approx(6.4)
     emulation = pd.read_csv(tmp_path / "plots" / "emulation.csv").iloc[0]
@@ -209,7 +210,7 @@ def test_a_fixed_batch_is_held_against_real_cores(share_runs, tmp_path):
     alone.mkdir()
     for name in ("computing", "real"):
         (folder / name).rename(alone / name)
-    check = script.check_table(runs_of(script, alone)).iloc[0]
+    check = script.check_table(*script.of_the_curve(runs_of(script, alone))).iloc[0]
     assert check["num_devices"] == 2 and check["real"] == pytest.approx(1 / 0.55)
     assert check["against_real"] == pytest.approx(1.1 / 1.25)
     assert check["factor"] == pytest.approx(44 * 0.2 / 8)

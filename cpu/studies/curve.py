@@ -28,10 +28,6 @@ WORDS = {
     "imbalance": "the slowest rank, against the mean",
     "communication": "communication, against none",
 }
-CAUSES = {
-    "imbalance": "waiting for the slowest",
-    "communication": "communication",
-}
 KEYS = ["machine", "cpu_share", "memory", "num_devices", "batch_size"]
 IN_SESSION = ["occasion", *KEYS]  # a session: a sweep on one machine
 RUN = [*IN_SESSION, "run_id", "cores"]
@@ -216,30 +212,25 @@ def configuration_name(row: pd.Series) -> str:
 def draw_over_devices(
     losses: pd.DataFrame, waiting: pd.DataFrame, notes: list[str]
 ) -> figures.plt.Figure:
-    """What emulated devices lose by waiting and by communication, in % of a step, a panel for each;
-    for the slowest rank also what chance alone would cost."""
-    drawn = ["imbalance", "communication"]  # that all cores are busy says more of the emulation
-    figure, panels = figures.plt.subplots(
-        1, len(drawn), sharey=True, figsize=(6.4, 2.8), layout="constrained"
+    """What emulated devices lose by waiting for the slowest, in % of a step, and what chance alone
+    would cost."""
+    figure, axes = figures.plt.subplots(figsize=(6.4, 2.8), layout="constrained")
+    percents_over_devices(
+        axes, losses["num_devices"], 100 * (figures.triples(losses, "imbalance") - 1)
     )
-    counts = losses["num_devices"]
-    for axes, name in zip(panels, drawn, strict=True):
-        percents_over_devices(axes, counts, 100 * (figures.triples(losses, name) - 1))
-        axes.set_title(WORDS[name], loc="left", fontsize=9.5)
-    panels[0].set_ylabel("a step is longer by (%)")
+    axes.set_ylabel("a step is longer by (%)")
     if len(waiting):
         own = waiting.merge(losses[KEYS]).drop_duplicates("num_devices")
-        axes = panels[0]
         figures.draw_dashes(axes, own["num_devices"], 100 * (own["predicted"] - 1), figures.GREY, 1)
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
-        axes.text(0.97, 0.03, "dashes: by chance alone", transform=axes.transAxes, **look)
+        words = "dashes: if ranks differ by chance alone"
+        axes.text(0.97, 0.03, words, transform=axes.transAxes, **look)
     last = losses.iloc[-1]
-    found = [name for name in drawn if last[f"{name}_low"] > 1] or drawn
-    most = max(found, key=lambda name: last[name])
     devices = figures.count_text(last["num_devices"], "emulated device")
     detail = f"{last['images']:.3g} images each, tuned malloc; ratios within a run's cycles"
     interval = f"{figures.how_many(losses)}; grey: too small to tell from none"
-    message = f"{devices}: a step takes {100 * (last[most] - 1):.1f} % longer by {CAUSES[most]}"
+    longer = f"{100 * (last['imbalance'] - 1):.1f} %"
+    message = f"{devices}: a step takes {longer} longer by waiting for the slowest"
     figures.headline(figure, message, f"{detail}; {interval}", *notes)
     return figure
 

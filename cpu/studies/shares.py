@@ -17,15 +17,22 @@ import pandas as pd
 import results
 import tables
 from figures import plt
-from tables import interval_table, mean, measure_all, over
+from tables import interval_table, mean, measure_all
 
 STRAGGLER = r"straggler=([0-9.]+)"
 COMPUTING = "cores=computing"  # option of rows whose cores compute in between
 
 
+def of_the_curve(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A fixed batch on emulated devices, and on real cores in the same rounds."""
+    runs = runs[runs["mode"] == "ddp"]
+    shares = tables.require(runs[runs["options"] == COMPUTING], "a fixed batch on shares of a core")
+    real = runs.query("cpu_share == '' and memory == 'kept' and scaling == 'strong'")
+    return shares, real[real["batch_size"].isin(shares["batch_size"])]
+
+
 def speedup_by_round(runs: pd.DataFrame, devices: int) -> pd.Series:
-    ddp = runs[runs["mode"] == "ddp"]
-    many, one = (ddp[ddp["num_devices"] == count] for count in (devices, 1))
+    many, one = (runs[runs["num_devices"] == count] for count in (devices, 1))
     return results.by_round(many) / results.by_round(one)
 
 
@@ -65,25 +72,33 @@ def result_table(curve: pd.DataFrame, kind: str = "strong") -> pd.DataFrame:
     return strong[names].assign(allowed=figures.largest_speedup(strong["batch_size"].max(), counts))
 
 
-def check_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A fixed batch on shares against real cores in the same rounds: the speed-up on the most real
-    cores, and a step on one."""
-    shares = runs[runs["options"] == COMPUTING]
-    real = runs.query("cpu_share == '' and memory == 'kept' and scaling == 'strong'")
-    real = real[real["batch_size"].isin(shares["batch_size"])]
+def over_real_share(table: pd.DataFrame, shares: pd.DataFrame, real: pd.DataFrame) -> pd.DataFrame:
+    """The table with each rate over what the share would give of a real core, in the same rounds: a
+    speed-up whose base is no emulated device."""
+    one = real[real["num_devices"] == 1]
+    one = one.assign(rate=one["rate"] * float(shares["cpu_share"].iloc[0]))
+    measured = []
+    for count in table["num_devices"]:
+        ratio = results.paired_interval(shares[shares["num_devices"] == count], one)
+        measured.append(results.named_interval("over_share", ratio))
+    return table.assign(**pd.DataFrame(measured, index=table.index))
+
+
+def check_table(shares: pd.DataFrame, real: pd.DataFrame) -> pd.DataFrame:
+    """Emulated devices against real cores in the same rounds: the speed-up on the most real cores,
+    and a step on one, times the share: 1 if a share of a core does that share of its work."""
     most = real["num_devices"].max()
     tables.require(shares[shares["num_devices"] == most], "shares and real cores in one round")
-    ratios = speedup_by_round(shares, most) / speedup_by_round(real, most)
+    measured = speedup_by_round(real, most)
+    ratios = speedup_by_round(shares, most) / measured
     row = {"num_devices": most, "rounds": ratios.notna().sum()}
-    row |= results.named_interval("against_real", results.median_interval(ratios.dropna()))
-    share = float(shares["cpu_share"].iloc[0])
-    sliced, one = (own[own["num_devices"] == 1] for own in (shares, real))
-    sliced = sliced.assign(step_time=sliced["step_time"] * share)
+    row["share"] = float(shares["cpu_share"].iloc[0])
+    for name, values in (("against_real", ratios), ("real", measured)):
+        row |= results.named_interval(name, results.median_interval(values.dropna()))
+    one, sliced = (own[own["num_devices"] == 1] for own in (real, shares))
+    sliced = sliced.assign(step_time=sliced["step_time"] * row["share"])
     factor = results.paired_interval(sliced, one, "step_time")
-    row |= {"share": share} | results.named_interval("factor", factor)
-    many = real[real["num_devices"] == most]
-    row |= measure_all(many, {"real": over(one)})
-    return pd.DataFrame([row])
+    return pd.DataFrame([row | results.named_interval("factor", factor)])
 
 
 def straggler_runs(rows: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +120,7 @@ def straggler_runs(rows: pd.DataFrame) -> pd.DataFrame:
     runs = pd.DataFrame({"step_time": step})
     runs["longer"] = each["own"][True] - each["own"][False]
     runs["waiting"] = each["reducing"][False] - each["reducing"][True]
-    return runs.assign(missed=runs["waiting"] - runs["longer"]).reset_index()
+    return runs.reset_index()
 
 
 def straggler_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +128,7 @@ def straggler_table(rows: pd.DataFrame) -> pd.DataFrame:
     rounds; how much longer the last rank computes than the others, and how long they wait (s)."""
     runs = straggler_runs(rows)
     base = runs[runs["part"] == 1]
-    measures = {name: mean(name) for name in ("longer", "waiting", "missed")}
+    measures = {name: mean(name) for name in ("longer", "waiting")}
     table = []
     for part, own in runs.groupby("part"):
         row = {"part": part, "runs": len(own)}
@@ -135,18 +150,12 @@ def curve_table(table: pd.DataFrame) -> pd.DataFrame:
     return own.assign(kind=kind.mask(pauses, "strong_pausing"))
 
 
-def real_cores(table: pd.DataFrame, batch: int) -> pd.DataFrame:
-    """A fixed batch on several real cores, measured in the curve's rounds."""
-    own = table.query("cpu_share == '' and mode == 'ddp' and scaling == 'strong'")
-    return own[(own["memory"] == "kept") & (own["batch_size"] == batch) & (own["num_devices"] > 1)]
-
-
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of a label over a line
 
 
-def draw_speedup(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: str) -> plt.Figure:
+def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Figure:
     """Speed-up of a fixed batch over devices, with the best that its split allows."""
-    batch = int(table["batch_size"].max())
+    batch, real = int(table["batch_size"].max()), checks.iloc[0]
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     counts = np.arange(1, table["num_devices"].max() + 1)
     axes.plot(counts, counts, ":", color="#AAAAAA", linewidth=1)
@@ -159,32 +168,30 @@ def draw_speedup(table: pd.DataFrame, cores: pd.DataFrame, share: float, note: s
         fullest = f"one of {count} has {images}: at most {best:.3g}"
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "center"}
         axes.text(count - 0.42, best, fullest, bbox=CLEAR, **look)
-    beside = cores.assign(num_devices=cores["num_devices"] + 0.15)  # not on top of each other
-    if len(cores):
-        figures.intervals(axes, beside, "speedup", fmt="o", color="black")
     look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
     figures.intervals(axes, table, "speedup", **look)
     for _, row in table.iterrows():
         place = (row["num_devices"], row["speedup"])
         look = {"color": figures.TUNED, "textcoords": "offset points", "fontsize": 9, "bbox": CLEAR}
         # At the right, but for where the real cores' own is.
-        is_taken = row["num_devices"] in set(cores["num_devices"])
+        is_taken = row["num_devices"] == real["num_devices"]
         offset, side = ((-9, -2), "right") if is_taken else ((9, -10), "left")
         axes.annotate(f"{row['speedup']:.2f}", place, offset, ha=side, **look)
-    if len(cores):
-        last = beside.iloc[-1]
-        words = f"{cores['num_devices'].iloc[-1]} real cores: {last['speedup']:.2f}"
+    if real["num_devices"] > 1:
+        beside = checks.assign(num_devices=real["num_devices"] + 0.15)  # not on top of each other
+        figures.intervals(axes, beside, "real", fmt="o", color="black")
+        words = f"{real['num_devices']:.0f} real cores: {real['real']:.2f}"
         look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
-        axes.annotate(words, (last["num_devices"], last["speedup"]), (9, -8), **look)
+        axes.annotate(words, (real["num_devices"] + 0.15, real["real"]), (9, -8), **look)
     look = {"color": figures.GREY, "fontsize": 8.5, "va": "center"}
-    axes.annotate("linear", (counts[-1], counts[-1]), (6, 0), textcoords="offset points", **look)
     end = counts[-1]
+    axes.annotate("linear", (end, end), (6, 0), textcoords="offset points", **look)
     axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
     axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=counts)
     last = table.iloc[-1]
-    devices = f"{last['num_devices']:.0f} emulated devices"
-    message = f"{devices}: {last['speedup']:.1f} times as fast as one of them, batch {batch}"
-    why = f"an emulated device is {100 * share:.0f} % of a core; eight real cores may gain less"
+    message = f"{end} emulated devices: {last['speedup']:.1f} times as fast as one of them"
+    why = f"batch {batch}; an emulated device is {100 * real['share']:.0f} % of a core; "
+    why += "eight real cores may gain less"
     figures.headline(figure, message, why, note)
     return figure
 
@@ -193,8 +200,10 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
     """The curve of a fixed batch and what it is checked by, as tables."""
     columns = {"num_devices": "devices", "speedup": "speed-up"}
     columns |= {"allowed": "the most that is possible"}
-    title = "Speed-up of a fixed batch of 32 over one emulated device, tuned malloc."
-    text = tables.markdown(own["results"], title, columns)
+    title = "Speed-up of a fixed batch of 32 over one emulated device, and over as large a share "
+    title += "of what a real core does in the same rounds; tuned malloc."
+    real = {"over_share": "over a share of a real core"}
+    text = tables.markdown(own["results"], title, columns | real)
     text += tables.markdown(
         own["checks"],
         "Real cores in the same rounds: their speed-up; that of as many emulated devices over it; "
@@ -239,17 +248,15 @@ def control_tables(runs: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     runs = runs[runs["model"] == "densenet121"]
-    drawn = tables.require(runs[runs["options"] == COMPUTING], "a fixed batch on shares of a core")
+    shares, real = of_the_curve(runs)
     table = results.configuration_table(runs)
-    own = {"checks": check_table(runs), "curve": curve_table(table)}
-    own["results"] = result_table(own["curve"])
+    own = {"checks": check_table(shares, real), "curve": curve_table(table)}
+    own["results"] = over_real_share(result_table(own["curve"]), shares, real)
     own["pausing"] = result_table(own["curve"], "strong_pausing")
     text = curve_text(own)
     if (runs["scaling"] == "weak").any():  # the controls are there, too
         own |= control_tables(runs, folder)
         text += control_text(own)
-    machine = figures.make_title(folder.with_name(drawn["occasion"].iloc[0]), drawn)
+    machine = figures.make_title(folder.with_name(shares["occasion"].iloc[0]), shares)
     note = f"{figures.how_many(own['results'])}; {machine}"
-    real = real_cores(table, int(own["results"]["batch_size"].max()))
-    share = float(own["checks"]["share"].iloc[0])
-    return tables.Study(own, text, {"speedup": draw_speedup(own["results"], real, share, note)})
+    return tables.Study(own, text, {"speedup": draw_speedup(own["results"], own["checks"], note)})
