@@ -210,7 +210,8 @@ def test_a_fixed_batch_is_held_against_real_cores(share_runs, tmp_path):
     alone.mkdir()
     for name in ("computing", "real"):
         (folder / name).rename(alone / name)
-    check = script.check_table(*script.of_the_curve(runs_of(script, alone))).iloc[0]
+    runs = runs_of(script, alone)
+    check = script.check_table(*script.of_the_curve(runs)).iloc[0]
     assert check["num_devices"] == 2 and check["real"] == pytest.approx(1 / 0.55)
     assert check["against_real"] == pytest.approx(1.1 / 1.25)
     assert check["factor"] == pytest.approx(44 * 0.2 / 8)
@@ -218,6 +219,8 @@ def test_a_fixed_batch_is_held_against_real_cores(share_runs, tmp_path):
     assert done.returncode == 0, done.stderr
     made = {path.stem for path in (tmp_path / "plots").glob("*.csv")}
     assert made == {"summary", "curve", "results", "checks"}
+    few = script.study(runs[runs["num_devices"].isin([1, 4])], alone)  # one and the most alone
+    assert few.tables["results"]["num_devices"].tolist() == [4]
 
 
 def test_what_other_networks_gain(tmp_path):

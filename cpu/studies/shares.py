@@ -65,8 +65,9 @@ def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def result_table(curve: pd.DataFrame, kind: str = "strong") -> pd.DataFrame:
     """By number of devices: the speed-up of a fixed batch, and what its split allows."""
-    strong = curve[(curve["kind"] == kind) & (curve["num_devices"] > 1)]
-    strong = strong[strong.groupby("series")["num_devices"].transform("nunique") > 1]
+    strong = curve[curve["kind"] == kind]
+    over_one = strong.groupby("series")["num_devices"].transform("min") == 1
+    strong = strong[over_one & (strong["num_devices"] > 1)]
     names = ["num_devices", "batch_size", "runs", *(f"speedup{end}" for end in results.ENDS)]
     counts = strong["num_devices"].to_numpy()
     return strong[names].assign(allowed=figures.largest_speedup(strong["batch_size"].max(), counts))
@@ -157,10 +158,11 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
     """Speed-up of a fixed batch over devices, with the best that its split allows."""
     batch, real = int(table["batch_size"].max()), checks.iloc[0]
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    counts = np.arange(1, table["num_devices"].max() + 1)
+    end = table["num_devices"].max()
+    counts = np.arange(1, end + 1)
     axes.plot(counts, counts, ":", color="#AAAAAA", linewidth=1)
     measured = table["num_devices"].to_numpy()
-    allowed = figures.largest_speedup(batch, measured)
+    allowed = table["allowed"].to_numpy()
     is_less = allowed < measured
     figures.draw_dashes(axes, measured[is_less], allowed[is_less], "#AAAAAA", 1)
     for count, best in zip(measured[is_less], allowed[is_less], strict=True):
@@ -184,14 +186,15 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
         look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
         axes.annotate(words, (real["num_devices"] + 0.15, real["real"]), (9, -8), **look)
     look = {"color": figures.GREY, "fontsize": 8.5, "va": "center"}
-    end = counts[-1]
     axes.annotate("linear", (end, end), (6, 0), textcoords="offset points", **look)
     axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
     axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=counts)
-    last = table.iloc[-1]
-    message = f"{end} emulated devices: {last['speedup']:.1f} times as fast as one of them"
-    why = f"batch {batch}; an emulated device is {100 * real['share']:.0f} % of a core; "
-    why += "eight real cores may gain less"
+    fast = table["speedup"].iloc[-1]
+    message = f"{end} emulated devices: {fast:.1f} times as fast as one of them"
+    why = (
+        f"batch {batch}; an emulated device is {100 * real['share']:.0f} % of a core; "
+        "eight real cores may gain less"
+    )
     figures.headline(figure, message, why, note)
     return figure
 
@@ -200,10 +203,12 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
     """The curve of a fixed batch and what it is checked by, as tables."""
     columns = {"num_devices": "devices", "speedup": "speed-up"}
     columns |= {"allowed": "the most that is possible"}
-    title = "Speed-up of a fixed batch of 32 over one emulated device, and over as large a share "
-    title += "of what a real core does in the same rounds; tuned malloc."
-    real = {"over_share": "over a share of a real core"}
-    text = tables.markdown(own["results"], title, columns | real)
+    text = tables.markdown(
+        own["results"],
+        "Speed-up of a fixed batch of 32 over one emulated device, and over as large a share of "
+        "what a real core does in the same rounds; tuned malloc.",
+        columns | {"over_share": "over a share of a real core"},
+    )
     text += tables.markdown(
         own["checks"],
         "Real cores in the same rounds: their speed-up; that of as many emulated devices over it; "
@@ -251,7 +256,8 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     shares, real = of_the_curve(runs)
     table = results.configuration_table(runs)
     own = {"checks": check_table(shares, real), "curve": curve_table(table)}
-    own["results"] = over_real_share(result_table(own["curve"]), shares, real)
+    curve = tables.require(result_table(own["curve"]), "one emulated device and of more")
+    own["results"] = over_real_share(curve, shares, real)
     own["pausing"] = result_table(own["curve"], "strong_pausing")
     text = curve_text(own)
     if (runs["scaling"] == "weak").any():  # the controls are there, too
