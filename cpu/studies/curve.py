@@ -228,17 +228,16 @@ def draw_over_devices(
     last = losses.iloc[-1]
     devices = figures.count_text(last["num_devices"], "emulated device")
     detail = f"{last['images']:.3g} images each, tuned malloc; ratios within a run's cycles"
-    interval = f"{figures.how_many(losses)}; grey: too small to tell from none"
     longer = f"{100 * (last['imbalance'] - 1):.1f} %"
     message = f"{devices}: a step takes {longer} longer by waiting for the slowest"
-    figures.headline(figure, message, f"{detail}; {interval}", *notes)
+    figures.headline(figure, message, f"{detail}; {figures.how_many(losses)}", *notes)
     return figure
 
 
 def percents_over_devices(axes: figures.plt.Axes, counts: pd.Series, percent: np.ndarray) -> None:
-    """A loss [devices, 3] with its intervals, each with its value; grey where they hold 0."""
+    """A loss [devices, 3] with its intervals, each with its value."""
     for count, (value, low, high) in zip(counts, percent, strict=True):
-        look = {"color": "#AAAAAA" if low <= 0 <= high else figures.TUNED}
+        look = {"color": figures.TUNED}
         bars = [[value - low], [high - value]]
         axes.errorbar(count, value, bars, fmt="o", capsize=3, markerfacecolor="white", **look)
         look |= {"textcoords": "offset points", "fontsize": 8, "ha": "center"}

@@ -1,7 +1,7 @@
 """The curve from 1 to 8 emulated devices, each a share of a core.
 
 A fixed batch is measured on cores that compute while no device has its turn, and in the same rounds
-on real ones; earlier rows are of cores that may pause, which slows most where a core is used least.
+on real ones; earlier rows are of cores that may pause, after which a core computes slower at first.
 With as many images on each device, what is lost is measured within a run: of a step, the part in
 which a rank computes, waits for others, or for the all-reduce. Between runs the machine drifts by
 more than that. The controls say how far the emulation can be trusted: whether ranks that do not
