@@ -222,4 +222,27 @@ def test_one_lucky_round_is_not_the_fastest(rounds, chosen):
     tried = [{"setting": "defaults", "gain": 1.0, "rounds": 9, "verdict": advise.DEFAULTS}]
     for setting, gain, of in zip(("steady", "lucky"), (4.5, 4.8), rounds, strict=False):
         tried.append({"setting": setting, "gain": gain, "rounds": of, "verdict": ""})
-    assert advise.fastest(pd.DataFrame(tried))["setting"] == chosen
+    # In separate rounds: nothing besides is known of them.
+    runs = {"setting": ["defaults", "steady", "lucky"], "occasion": "a", "run_id": [1, 2, 3]}
+    runs = pd.DataFrame(runs | {"rate": [1.0, 4.5, 4.8]})
+    assert advise.fastest(pd.DataFrame(tried), runs)["setting"] == chosen
+
+
+@pytest.mark.parametrize(
+    "seconds, chosen",
+    [((3.0, 3.1), "tcmalloc"), ((3.0, 4.2), "glibc")],
+)
+def test_rounds_without_the_defaults_count_for_the_fastest(tmp_path, seconds, chosen):
+    """The first rounds try ranks with default malloc, and mallocs without the defaults: so the
+    fastest shares fewer rounds with the defaults than the second best does."""
+    for run in (1, 2):
+        run_of(tmp_path, run, 6.0)
+        run_of(tmp_path, run, 4.0, ranks=2)
+    run_of(tmp_path, 3, 4.0, ranks=2)
+    run_of(tmp_path, 3, seconds[1], malloc="tcmalloc", ranks=2)
+    run_of(tmp_path, 2, seconds[0], malloc="tcmalloc", ranks=2)
+    runs = load("common/results.py").read_runs(tmp_path)
+    advised = load("cpu/studies/advise.py").study(runs, tmp_path)
+    words = "2.00 times the defaults (1 round)" if chosen == "tcmalloc" else "1.50 [1.50, 1.50]"
+    assert f"together {words}" in advised.text
+    assert ("LD_PRELOAD" in advised.text) == (chosen == "tcmalloc")

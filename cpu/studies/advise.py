@@ -83,12 +83,22 @@ def tried_table(runs: pd.DataFrame, default: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
 
 
-def fastest(tried: pd.DataFrame) -> pd.Series:
+def fastest(tried: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
     """Of what stayed to the last rounds, the setting with the largest gain. The last round may not
-    have had all, but a single one says less than two."""
+    have had all, but a single one says less than two. The first rounds are without the defaults and
+    count, too: what was faster in each of two rounds or more takes its place."""
     most = max(tried.loc[tried["verdict"] != DEFAULTS, "rounds"], default=1)
     stayed = tried[tried["rounds"] >= max(most - 1, most // 2 + 1)]
-    return stayed.loc[stayed["gain"].idxmax()]
+    best = stayed.loc[stayed["gain"].idxmax()]
+    own = runs[runs["setting"] == best["setting"]]
+    ahead = {}
+    for setting in tried.loc[tried["rounds"] > 0, "setting"]:
+        ratios = results.paired_ratios(runs[runs["setting"] == setting], own)
+        if len(ratios) > 1 and ratios.min() > 1:
+            ahead[setting] = ratios.median()
+    if not ahead:
+        return best
+    return tried.loc[tried["setting"] == max(ahead, key=ahead.get)].iloc[0]
 
 
 def brings_table(runs: pd.DataFrame, best: pd.Series) -> pd.DataFrame:
@@ -131,8 +141,9 @@ def advice(tried: pd.DataFrame, brings: pd.DataFrame, best: pd.Series, threads: 
     columns |= {"gain": "brings", "verdict": "verdict"}
     text += tables.markdown(brings, "What each part of it brings.", columns, None)
     gain = tables.interval_text(best, "gain", None)
-    is_range = 1 < best["rounds"] < results.ENOUGH
-    enough = f" (range of {best['rounds']} rounds)" if is_range else ""
+    enough = ""
+    if best["rounds"] < results.ENOUGH:
+        enough = " (1 round)" if best["rounds"] == 1 else f" (range of {best['rounds']} rounds)"
     lines = [f"To paste; together {gain} times the defaults{enough}:", ""]
     if best["verdict"] == DEFAULTS:
         lines = ["Nothing is faster than PyTorch's defaults:", ""]
@@ -165,7 +176,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     is_default &= (runs["memory_format"] == "contiguous") & (runs["ranks"] == 1)
     default = tables.require(runs[is_default], "PyTorch's defaults")
     tried = tried_table(runs, default)
-    best = fastest(tried)
+    best = fastest(tried, runs)
     brings = brings_table(runs, best)
     text = advice(tried, brings, best, cores // best["ranks"])
     chart = tried_chart(tried, best, figures.make_title(folder, runs))
