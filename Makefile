@@ -11,8 +11,8 @@ help:
 	  'make cpu        set-up, data, sweep over CPU cores, figures: yours, beside the published' \
 	  'make gpu        the same over GPUs; make gpu DEVICE=cpu tests the program without one' \
 	  'make advise     what to set for MODEL=densenet121 BATCH=32 on this machine, in MINUTES=10' \
-	  'make plots      the published figures again, from the published rows' \
-	  'make report     the report, from the published rows (needs LaTeX; says which packages)' \
+	  'make plots      the published tables and figures again, from the published rows' \
+	  'make report     the report, from the published tables (needs LaTeX; says which packages)' \
 	  'make test       set-up, tests' \
 	  'make test-root  tests of the virtual cluster: need root, iproute2 and network namespaces' \
 	  'make faults     breaks 400 real sweeps at random points (some hours; goes on when stopped)' \
@@ -54,7 +54,7 @@ plots: .venv/ready
 	  $(BIN)/python gpu/gpu_plots_ex_2.py --published >/dev/null; \
 	else $(BIN)/python gpu/gpu_plots_ex_2.py --original-study >/dev/null; fi
 
-report: plots
+report: .venv/ready
 	@command -v latexmk >/dev/null || { echo 'error: no latexmk; on Debian: apt-get install' \
 	  latexmk texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended >&2; exit 1; }
 	$(BIN)/python gpu/predict_memory.py --output report/memory.csv >/dev/null

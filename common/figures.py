@@ -79,7 +79,8 @@ def make_title(folder: Path, runs: pd.DataFrame) -> str:
     environment = results.read_environment(folder)
     machine = "machine not recorded"
     if environment:
-        machine = f"{environment['cpu_model']!s:.60}, {environment['cores_granted']!s:.9} cores"
+        units = f"{environment['cpu_model']!s:.60}, {environment.get('cpu_capability', '')!s:.20}"
+        machine = f"{units.strip(', ')}, {environment['cores_granted']!s:.9} cores"
         machine = environment.get("gpu_model", machine)
     precision = listed(runs["precision"]) or "precision not recorded"
     network = listed(runs["model"]) or "DenseNet121"
@@ -269,16 +270,36 @@ def longer_message(rows: pd.DataFrame, device: str, ideal: np.ndarray) -> str:
 def longer_parts(rows: pd.DataFrame, ideal: np.ndarray) -> pd.DataFrame:
     """How much longer each part is than in an ideal step (s), as a share of that step, whose parts
     are the first row's, all shortened alike."""
-    parts = rows[list(PARTS)].fillna(0)
-    parts.insert(0, COMPUTING, parts.pop("forward") + parts.pop("backward"))
+    parts = with_computing(rows)
     return (parts - np.outer(ideal / ideal[0], parts.iloc[0])).div(ideal, axis=0)
 
 
+def with_computing(rows: pd.DataFrame) -> pd.DataFrame:
+    """The parts of a step (s), forward and backward as one."""
+    parts = rows[list(PARTS)].fillna(0)
+    parts.insert(0, COMPUTING, parts.pop("forward") + parts.pop("backward"))
+    return parts
+
+
+def longer_intervals(runs: pd.DataFrame, ideal: np.ndarray) -> pd.DataFrame:
+    """The last of longer_parts with its interval over the rounds that have the fewest and the most
+    devices [value, low, high x parts]; empty if there are none."""
+    counts = runs["num_devices"]
+    parts = with_computing(runs).set_index([runs[name] for name in results.ROUND])
+    few, many = (parts[(counts == end).to_numpy()] for end in (counts.min(), counts.max()))
+    short = few * (ideal[-1] / ideal[0])
+    longer = (many - short).div(short.sum(axis=1), axis=0).dropna()
+    if longer.empty:
+        return pd.DataFrame()
+    return longer.apply(results.mean_interval)
+
+
 def parts_over_devices(
-    figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray
+    figure: plt.Figure, rows: pd.DataFrame, device: str, ideal: np.ndarray, spread: pd.DataFrame
 ) -> None:
     """The parts of a step over the number of devices, with the step that would be ideal (s), and by
-    how much it is longer; at the right, of the last one, which parts are why."""
+    how much it is longer; at the right, of the last one, which parts are why (spread: their
+    intervals)."""
     grid = figure.add_gridspec(1, 8)
     left = figure.add_subplot(grid[:5] if len(rows) > 1 else grid[:])
     parts = rows[list(PARTS)].fillna(0)
@@ -305,11 +326,11 @@ def parts_over_devices(
     left.set_xlim(-0.5, len(rows) - 0.5 + 0.4 * max(2, len(rows)))
     if len(rows) > 1:
         right = figure.add_subplot(grid[5:])
-        why_longer(right, longer_parts(rows, ideal).iloc[-1])
+        why_longer(right, longer_parts(rows, ideal).iloc[-1], spread)
         right.set_title(f"{rows['num_devices'].iloc[-1]} {device}: % longer than ideal")
 
 
-def why_longer(axes: plt.Axes, longer: pd.Series) -> None:
+def why_longer(axes: plt.Axes, longer: pd.Series, spread: pd.DataFrame) -> None:
     """A bar for each part of a step: how much longer it is, as a share of the whole step."""
     is_shown = longer.abs().ge(0.0025) | longer.index.isin((COMPUTING, "waiting"))
     percent = 100 * longer[is_shown]
@@ -318,8 +339,13 @@ def why_longer(axes: plt.Axes, longer: pd.Series) -> None:
     for place, (name, value) in enumerate(percent.items()):
         colour = colours[name] if name in colours else PARTS[name][0]
         axes.barh(place, value, 0.62, color=colour)
+        end = max(value, 0)
+        if name in spread:
+            low, high = 100 * spread[name].iloc[1:]
+            axes.hlines(place, low, high, color="#222222", linewidth=1)
+            end = max(end, high)
         look = {"va": "center", "fontsize": 8.5, "textcoords": "offset points"}
-        axes.annotate(f"{value:.1f}", (max(value, 0), place), (4, 0), **look)
+        axes.annotate(f"{value:.1f}", (end, place), (4, 0), **look)
     names = [NAMES.get(name, name) for name in percent.index]
     axes.set_yticks(range(len(percent)), [textwrap.fill(name, 16) for name in names])
     axes.set_ylim(len(percent) - 0.4, -0.6)
@@ -394,14 +420,13 @@ def intervals(
 
 class Session(NamedTuple):
     """What a plotting script draws from: the first of the folders, all rows and runs, the table of
-    configurations, what was skipped, and whether the original's method is asked for too."""
+    configurations, and what was skipped."""
 
     folder: Path
     rows: pd.DataFrame
     runs: pd.DataFrame
     table: pd.DataFrame
     skipped: pd.DataFrame
-    is_original: bool
 
     @property
     def title(self) -> str:
@@ -440,12 +465,6 @@ def read_arguments(doc: str, published: Path, arguments: list[str]) -> argparse.
     )
     add("--published", action="store_true", help="the published results, though there are yours")
     add("--output", type=Path, help="folder for the figures (default: beside the results)")
-    add(
-        "--method",
-        choices=["sound", "original"],
-        default="sound",
-        help="original: also read the files as the original study did",
-    )
     add("--against", type=Path, help="results to compare with, like the published ones")
     args = parser.parse_args(arguments)
     chosen = results.sessions_of(published) if args.published else args.results
@@ -488,12 +507,11 @@ def draw_results(args: argparse.Namespace, draw: Callable, device: str) -> list[
     rows, skipped, problems = results.read_results(*args.folders)
     runs = results.run_table(rows)
     table = results.configuration_table(runs)
-    is_original = args.method == "original"
     with plt.rc_context(STYLE):
-        study = draw(Session(args.folders[0], rows, runs, table, skipped, is_original))
+        study = draw(Session(args.folders[0], rows, runs, table, skipped))
         args.output.mkdir(parents=True, exist_ok=True)
         write_study(study._replace(tables={"summary": table, **study.tables}), args.output)
-    print(study.printed or study.text or tables.scaling_text(table, device, is_original))
+    print(study.printed or study.text or tables.scaling_text(table, device))
     if args.against:
         print_against(runs, args.against)
     return problems

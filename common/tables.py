@@ -133,15 +133,13 @@ def markdown(
     return "\n".join([*lines, "", ""])
 
 
-def scaling_text(table: pd.DataFrame, device: str, is_original: bool) -> str:
+def scaling_text(table: pd.DataFrame, device: str) -> str:
     """What a sweep's end prints: rate and speed-up of the first data-parallel configurations."""
     ddp = table[(table["mode"] == "ddp") & (table["scaling"] != "weak")]
     first = ddp.head(MOST_PRINTED)
     cells = shown(first, {"series": "series", "num_devices": device, "rate": "img/s"}, None)
     for name, heading in (("speedup", "speed-up"), ("efficiency", "efficiency")):
         cells[heading] = [speedup_text(row, name) for _, row in first.iterrows()]
-    if is_original:
-        cells["img/s, original's method"] = first["rate_original_method"].round(4).to_numpy()
     text = cells.to_string(index=False)
     left = len(table) - len(first)
     return text + (f"\n{left} more configurations are in summary.csv" if left else "")

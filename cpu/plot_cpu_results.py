@@ -3,11 +3,9 @@
     python plot_cpu_results.py                         # your results, else the published ones
     python plot_cpu_results.py cpu_run cpu_run_2 --output DIR    # several sessions
     python plot_cpu_results.py cpu_run_own --against cpu_run
-    python plot_cpu_results.py RESULTS --method original
 
 Reads every run below the folders, the original study's six columns too; statistics as in
-common/results.py. --method original adds the reading of the original study: batch size / mean over
-all rows of (loading + compute).
+common/results.py.
 
 Writes throughput_line and time_components_bar (.png, .pdf); summary.csv, occasions.csv, bounds.csv,
 malloc.csv and answers.md, beside the results. Exit status: 0, 1 if some files were left out, 2 if
@@ -158,17 +156,12 @@ def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure
     figure, axes = plt.subplots(figsize=(6.4, 3.3), layout="constrained")
     notes = figures.why_missing(session.skipped, table, "cores")
     notes += [f"{session.title}; {figures.how_many(ddp)}"]
-    if ddp["num_devices"].nunique() <= 2 and not session.is_original:
+    if ddp["num_devices"].nunique() <= 2:
         figures.rates_as_bars(axes, ddp, "core")
         notes.append("×: median of the ratios of runs made in turns")
     else:
         figures.rates_over_devices(axes, ddp, "CPU cores")
         notes.insert(0, "dashes: the best that the split of the batch over the cores allows")
-    if session.is_original:
-        for _, rows in ddp.groupby("series", sort=False):
-            look = {"label": "read by the original's method"}
-            axes.plot(rows["num_devices"], rows["rate_original_method"], "kx", **look)
-        axes.legend(loc="upper left")
     figures.headline(figure, speedup_message(ddp), *notes)
     return figure
 
@@ -187,8 +180,13 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     batch, counts = int(main["batch_size"].iloc[0]), main["num_devices"].to_numpy()
     allowed = figures.largest_speedup(batch, counts)
     ideal = main["step_time"].iloc[0] * allowed[0] / allowed
-    figures.parts_over_devices(figure, main, "CPU cores", ideal)
+    runs = session.runs
+    runs = runs[(runs["mode"] == "ddp") & (runs["series"] == main["series"].iloc[0])]
+    spread = figures.longer_intervals(runs, ideal)
+    figures.parts_over_devices(figure, main, "CPU cores", ideal, spread)
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
+    if len(main) > 1 and len(spread):
+        words.append("whiskers: interval over rounds")
     dashes = "dashes and percent: against the least that the split of the batch allows"
     message = figures.longer_message(main, "core", ideal)
     if set(main["memory"]) == {"kept"}:
@@ -210,7 +208,7 @@ def draw_all(session: figures.Session) -> tables.Study:
         print("no figures: all configurations were oversubscribed", file=sys.stderr)
     own = {"occasions": session_table(runs), "bounds": results.bound_table(runs)}
     own |= {"malloc": malloc_table(runs)}
-    printed = tables.scaling_text(session.table, "cores", session.is_original)
+    printed = tables.scaling_text(session.table, "cores")
     sentences = [where_time_goes(fair), what_malloc_brings(own["malloc"])]
     printed = "\n".join([printed, *filter(None, sentences)])
     return tables.Study(own, answers(fair, own), drawn, printed)

@@ -2,12 +2,10 @@
 
     python gpu_plots_ex_2.py                              # your results, else the published ones
     python gpu_plots_ex_2.py gpu_experiments --output DIR
-    python gpu_plots_ex_2.py RESULTS --method original
     python gpu_plots_ex_2.py --original-study             # two charts of the original study's rows
 
 Reads every run below the folder, the original study's six columns (num_gpus) too; statistics as in
-common/results.py. --method original adds the reading of the original study: batch size / mean over
-all rows of (loading + compute).
+common/results.py.
 
 Of limits.csv in the folder (measure_limits.py) it prints what limits the rate; of FOLDER_state.csv,
 in which a sweep keeps what nvidia-smi says each second, how the GPUs' clocks were.
@@ -123,9 +121,7 @@ def optimal_gpus(table: pd.DataFrame, *notes: str) -> plt.Figure:
     return figure
 
 
-def gpu_throughput_line(
-    table: pd.DataFrame, *notes: str, whose: str = "", is_original: bool = False
-) -> plt.Figure:
+def gpu_throughput_line(table: pd.DataFrame, *notes: str, whose: str = "") -> plt.Figure:
     """Throughput over GPUs, a panel for each batch; bars by batch where one count was measured."""
     table = batch_names(table)
     if table["num_devices"].nunique() == 1:
@@ -134,7 +130,7 @@ def gpu_throughput_line(
     else:
         lines = math.ceil(table["series"].nunique() / PANELS)
         figure = plt.figure(figsize=(7.4, 0.6 + 2.7 * lines), layout="constrained")
-        marks = rates_by_batch(figure, table, is_original)
+        marks = rates_by_batch(figure, table)
         notes = (
             "dashes: the best that the split of the batch over the GPUs allows",
             *marks,
@@ -144,7 +140,7 @@ def gpu_throughput_line(
     return figure
 
 
-def rates_by_batch(figure: plt.Figure, table: pd.DataFrame, is_original: bool) -> list[str]:
+def rates_by_batch(figure: plt.Figure, table: pd.DataFrame) -> list[str]:
     """A panel for each series: rates with their intervals; above, the speed-up on the most GPUs.
     Returns lines that explain marks."""
     groups = sorted(table.groupby("series"), key=lambda group: group[1]["batch_size"].iloc[0])
@@ -159,9 +155,6 @@ def rates_by_batch(figure: plt.Figure, table: pd.DataFrame, is_original: bool) -
         for place, rate in zip(rows["num_devices"], rows["rate"], strict=True):
             axes.annotate(f"{rate:.3g}", (place, rate), (5, 4), color=figures.TUNED, **look)
         marks += mark_points(axes, rows)
-        if is_original:
-            axes.plot(rows["num_devices"], rows["rate_original_method"], "kx")
-            marks.append("x: read by the original's method")
         few, most = rows.iloc[0], rows.iloc[-1]
         title = series.replace(", ", "\n")
         if most["num_devices"] > few["num_devices"]:
@@ -327,8 +320,7 @@ def draw_all(session: figures.Session) -> tables.Study:
     missing = figures.why_missing(session.skipped, strong, "GPUs")
     notes = [*missing, f"{session.title}; {figures.how_many(strong)}"]
     drawn["optimal_gpus"] = optimal_gpus(strong, *notes)
-    is_original = session.is_original
-    drawn["gpu_throughput_line"] = gpu_throughput_line(strong, *notes, is_original=is_original)
+    drawn["gpu_throughput_line"] = gpu_throughput_line(strong, *notes)
     drawn["gpu_time_components_bar"] = gpu_time_components_bar(session, strong)
     # Memory is as good in checks of a few steps.
     whole = table[(table["mode"] == "ddp") & ~table["options"].str.contains("oversubscribe")]
@@ -336,7 +328,7 @@ def draw_all(session: figures.Session) -> tables.Study:
     if len(predicted):
         drawn["gpu_memory"] = gpu_memory(session, predicted)
     made, texts = beside_the_runs(session.folder)
-    rates = tables.scaling_text(table, "GPUs", is_original)
+    rates = tables.scaling_text(table, "GPUs")
     return tables.Study(made, "\n\n".join(texts), drawn, "\n\n".join([rates, *texts]))
 
 

@@ -144,7 +144,7 @@ def main() -> None:
         period = float(results.read_environment(study / "runs")["cpu_period_ms"]) / 1000
         predicted = memory(HERE / "memory.csv")
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}: run make report")
+        sys.exit(f"error: {error.filename}: {error.strerror}: run make plots report")
     here = here.query(f"kind == 'strong' and batch_size == {BATCH}").set_index("num_devices")
     cpu, gpu, none = published("cpu"), published("gpu"), ("No GPU was available", "Not measured")
     gains = slower(here, "speedup", "times as fast as one")

@@ -314,7 +314,7 @@ def main() -> None:
     try:
         numbers, rows = table_numbers() | other_numbers(), all_rows()
     except (OSError, results.ResultsError) as error:
-        sys.exit(f"error: the report's data are not complete ({error}): run make report")
+        sys.exit(f"error: the report's data are not complete ({error}): run make plots report")
     asked = set()
     for macro, name in ASKED.findall((HERE / "report.tex").read_text()):
         asked |= {name, f"{name}-low", f"{name}-high"} if macro == "val" else {name}

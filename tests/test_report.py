@@ -73,7 +73,9 @@ def pdf_text(committed: Path) -> str:
 def test_the_pdf_is_of_the_committed_data(committed):
     said = (committed / "report" / "numbers.tex").read_text()
     fingerprint = re.search(r"csname fingerprint\\endcsname\{(.*?)\}", said)[1]
-    assert fingerprint in pdf_text(committed), "report.pdf is older than its data: run make report"
+    assert fingerprint in pdf_text(committed), (
+        "report.pdf is older than its data: make plots report"
+    )
 
 
 def test_the_pdf_is_whole(committed):

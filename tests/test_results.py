@@ -116,9 +116,14 @@ def test_readme_says_what_the_figures_show(committed):
         assert lines and all(line in said for line in lines), path
 
 
+def both_readmes(committed: Path) -> str:
+    """Its main studies are in the first, the others in the one of cpu/."""
+    return (committed / "README.md").read_text() + (committed / "cpu" / "README.md").read_text()
+
+
 def test_the_numbers_of_readme_are_those_of_the_tables(committed):
     """Each decimal of its text is listed, with the table, row and column that it is from."""
-    readme = (committed / "README.md").read_text()
+    readme = both_readmes(committed)
     numbers = load("report/report_numbers.py")
     numbers.CPU = committed / "cpu"
     values = numbers.table_numbers()
@@ -132,7 +137,7 @@ def test_the_numbers_of_readme_are_those_of_the_tables(committed):
     prose = re.sub(
         r"<!-- \w+: .*?<!-- end[^\n]*|```.*?```|^    .*?$", "", readme, flags=re.M | re.S
     )
-    versions = r"(?:Python|torch|glibc) [\d.]+"
+    versions = r"(?:Python|torch|glibc|libmimalloc) ?[\d.]+"
     found = set(re.findall(r"\d+\.\d+", re.sub(versions, "", prose)))
     assert found == set(listed["number"])
 
@@ -159,16 +164,16 @@ def test_readme_shows_what_the_script_prints(committed, tmp_path):
     assert all(line.strip() in printed for line in sample.splitlines())
 
 
-def test_minutes_in_readme_are_those_of_the_published_session(committed):
-    readme = (committed / "README.md").read_text()
+def test_minutes_in_readme_are_those_of_the_published_sessions(committed):
+    readme = both_readmes(committed)
     rows = re.findall(
-        r"^\| \[(\w+)\]\(cpu/studies/.*\| (\d+)(?: a round)? \|$", readme, re.MULTILINE
+        r"^\| \[(\w+)\]\((?:cpu/)?studies/.*\| (\d+)(?: a round)? \|$", readme, re.MULTILINE
     )
     checked = 0
     for study, minutes in rows:
         logs = [committed / "cpu" / "studies" / study / "runs" / "runs.csv"]
-        if study == "shares":  # its parts were measured in two sessions
-            logs.append(logs[0].parents[1] / "runs_2" / "runs.csv")
+        if study == "shares":  # its parts were measured in several sessions
+            logs += [logs[0].parents[1] / f"runs_{more}" / "runs.csv" for more in (2, 3)]
         if logs[0].is_file():  # one is older than the log
             seconds = sum(pd.read_csv(log)["wall_s"].sum() for log in logs)
             assert abs(seconds / 60 - int(minutes)) < 1, study

@@ -221,6 +221,10 @@ def test_a_fixed_batch_is_held_against_real_cores(share_runs, tmp_path):
     assert made == {"summary", "curve", "results", "checks"}
     few = script.study(runs[runs["num_devices"].isin([1, 4])], alone)  # one and the most alone
     assert few.tables["results"]["num_devices"].tolist() == [4]
+    few = script.study(runs[(runs["cpu_share"] == "") | (runs["num_devices"] != 2)], alone)
+    check = few.tables["checks"].iloc[0]  # two real cores, and no two emulated devices
+    assert check["real"] == pytest.approx(1 / 0.55) and np.isnan(check["against_real"])
+    assert (check["rounds"], check["rounds_of_both"]) == (6, 0) and "| 2 | 6 | 1.82" in few.text
 
 
 def test_what_other_networks_gain(tmp_path):

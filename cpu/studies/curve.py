@@ -227,7 +227,7 @@ def draw_over_devices(
         axes.text(0.97, 0.03, words, transform=axes.transAxes, **look)
     last = losses.iloc[-1]
     devices = figures.count_text(last["num_devices"], "emulated device")
-    detail = f"{last['images']:.3g} images each, tuned malloc; ratios within a run's cycles"
+    detail = f"{last['images']:.3g} images each, tuned malloc"
     longer = f"{100 * (last['imbalance'] - 1):.1f} %"
     message = f"{devices}: a step takes {longer} longer by waiting for the slowest"
     figures.headline(figure, message, f"{detail}; {figures.how_many(losses)}", *notes)

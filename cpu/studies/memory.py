@@ -13,7 +13,7 @@ import pandas as pd
 import results
 import tables
 from figures import plt
-from tables import mean, measure_all
+from tables import interval_table, mean, measure_all, median
 
 LARGEST = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX, in bytes
 PAGE = 4096  # bytes
@@ -41,14 +41,9 @@ def fault_table(runs: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
     for batch, own in runs[runs["num_devices"] == 1].groupby("batch_size"):
         glibc, kept = (own[own["memory"] == memory] for memory in MEMORIES)
         row = {"batch_size": batch, "predicted": predicted_faults(blocks, batch)}
-        row |= measure_all(glibc, {"faults_glibc": mean("minor_faults")})
-        row |= measure_all(kept, {"faults_kept": mean("minor_faults")})
         more = results.by_round(glibc, "minor_faults") - results.by_round(kept, "minor_faults")
-        longer = results.by_round(glibc, "step_time") - results.by_round(kept, "step_time")
-        row |= results.named_interval("more_faults", results.mean_interval(more.dropna()))
-        per_image = 1000 * longer.dropna() / batch
         table.append(
-            row | results.named_interval("more_ms_per_image", results.mean_interval(per_image))
+            row | results.named_interval("more_faults", results.mean_interval(more.dropna()))
         )
     return pd.DataFrame(table)
 
@@ -61,7 +56,6 @@ def line_of_round(own: pd.DataFrame) -> dict[str, float]:
     return {
         "price_us": 1e6 * slope,
         "clean_ms_per_image": 1000 * start,
-        "residual_ms_per_image": 1000 * left.std(),
         "r_squared": 1 - left.var() / per_image["step_time"].var(),
     }
 
@@ -75,14 +69,9 @@ def price_of_fault(runs: pd.DataFrame) -> dict[str, float]:
 
 
 def price_table(runs: pd.DataFrame, faults: pd.DataFrame) -> pd.DataFrame:
-    """The price, and how well faults are predicted: the fit, and which batches it misses."""
-    fit = np.polyfit(faults["predicted"], faults["more_faults"], 1)
-    misses = (faults["more_faults"] - np.polyval(fit, faults["predicted"])).abs()
+    """The price, and how well faults are predicted: which batches are missed."""
     within = faults["predicted"].between(faults["more_faults_low"], faults["more_faults_high"])
     row = price_of_fault(runs) | {
-        "faults_per_predicted": fit[0],
-        "faults_beyond": fit[1],
-        "largest_miss": misses.max(),
         "batches": len(faults),
         "within": int(within.sum()),
         "missed": ", ".join(map(str, faults["batch_size"][~within])) or "none",
@@ -157,7 +146,7 @@ def verdict_table(runs: pd.DataFrame, main_sweep: pd.DataFrame, price: float) ->
 
 
 def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
-    """Time against page faults, per image: each point a run on one core."""
+    """Time against page faults, per image on one core: a point for each batch and malloc."""
     one = runs[runs["num_devices"] == 1]
     one = one.assign(faults=one["minor_faults"] / one["batch_size"] / 1000)
     one = one.assign(ms=1000 * one["step_time"] / one["batch_size"])
@@ -170,19 +159,20 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
         if own["faults"].max() < 0.05 * most and "THP" not in memory:
             few.append(name)
             colour = figures.TUNED
-        axes.plot(own["faults"], own["ms"], ".", color=colour)
+        points = interval_table(own, "batch_size", faults=median("faults"), ms=median("ms"))
+        figures.intervals(axes, points, "ms", "faults", fmt="o", color=colour)
         if name in few:
             continue
-        top = own.loc[own["ms"].idxmax()]
+        top = points.loc[points["ms"].idxmax()]
         is_right = top["faults"] < most / 2
         look = {"color": colour, "fontweight": "bold", "textcoords": "offset points"}
         look |= {"fontsize": 9, "ha": "left" if is_right else "right", "va": "center"}
         # Beside its points, clear of the line.
-        place = (10, -9) if is_right else (-10, 0)
+        place = (10, -9) if is_right else (-12, 8)
         if "THP" in memory:
             # Not on the line: a fault there is of another kind.
             name += "\n(2 MiB per fault: not in the fit)"
-            place, look["va"] = (10, -4), "bottom"
+            place, look["va"] = (10, 8), "bottom"
         axes.annotate(name, (top["faults"], top["ms"]), place, **look)
     low = 1000 * (one["step_time"] / one["batch_size"]).min()
     words = {"color": figures.TUNED, "fontweight": "bold", "fontsize": 9, "va": "top"}
@@ -196,7 +186,8 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
     axes.set(xlabel="page faults per image (thousands)", ylabel="ms per image, one core")
     axes.set_ylim(0.8 * low, None)
     batches = sorted(one["batch_size"].unique())
-    detail = f"one core, batches of {batches[0]} to {batches[-1]}; each point a run"
+    each_point = figures.how_many(interval_table(one, ["memory", "batch_size"]))
+    detail = f"one core; a point: a malloc at a batch of {figures.listed(batches)}; {each_point}"
     figures.headline(
         figure,
         f"An image takes {price['price_us']:.2f} µs longer for each page fault",

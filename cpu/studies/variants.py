@@ -1,9 +1,8 @@
 """How fast a step gets by settings alone, against plain PyTorch as the tutorials write it.
 
 Plain PyTorch is fp32, NCHW, the PIL loader, default malloc and DDP's defaults. Four settings are
-switched in all combinations; gains are ratios within rounds. Two readings besides: DDP's batched
-copy of gradients, and whether the fast settings learn the same (learning.csv, by
-measure_learning.py). Further sessions have the two ends only.
+switched in all combinations; gains are ratios within rounds. Besides, whether the fast settings
+learn the same (learning.csv, by measure_learning.py). Further sessions have the two ends only.
 """
 
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 import results
 import tables
-from tables import interval_table, mean, measure_all, median, over
+from tables import interval_table, measure_all, median, over
 
 SETTINGS = {  # column: its plain value, its fast one, and that in words
     "loader": ("pil", "tensor", "tensor loader"),
@@ -23,15 +22,13 @@ SETTINGS = {  # column: its plain value, its fast one, and that in words
 }
 PLAIN = "plain PyTorch (fp32, NCHW, PIL loader, glibc)"
 FASTEST = " + ".join(words for _, _, words in SETTINGS.values())
-COPY = "batched_grad_copy=1"
+NOT_READ = "batched_grad_copy=1"  # of some published rows: it made no difference
 FIRST, LAST = 10, 50  # steps whose mean loss is where learning began, and what was learned
 
 
 def name_variant(run: pd.Series) -> str:
     """The settings of a run, in words."""
     words = [words for name, (_, fast, words) in SETTINGS.items() if run[name] == fast]
-    if COPY in run["options"]:
-        words.append("batched gradient copy")
     return " + ".join(words) or PLAIN
 
 
@@ -80,21 +77,6 @@ def gain_row(name: str, kinds: dict[str, pd.Series]) -> dict:
     for kind, gains in kinds.items():
         row |= results.named_interval(kind, results.median_interval(gains))
     return row
-
-
-def copy_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """What DDP takes to copy gradients back (ms), without and with its batched copy, in the same
-    rounds."""
-    table = []
-    same = runs.query("loader == 'tensor' and precision == 'fp32' and channels_last == '0'")
-    for memory, own in same.groupby("memory"):
-        copies = own["options"].str.contains(COPY)
-        with_it, without = own[copies], own[~copies]
-        if len(with_it) and len(without):
-            row = {"memory": memory} | measure_all(with_it, {"gain": over(without)})
-            row |= measure_all(without, {"without": mean("ddp", 1000)})
-            table.append(row | measure_all(with_it, {"with": mean("ddp", 1000)}))
-    return pd.DataFrame(table)
 
 
 def gain_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -161,14 +143,14 @@ def draw_steps(variants: pd.DataFrame, note: str) -> figures.plt.Figure:
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     runs = runs.query("mode == 'ddp' and scaling == 'strong'").copy()
+    runs = runs[~runs["options"].str.contains(NOT_READ)]
     runs = runs[runs["num_devices"] == runs["num_devices"].max()]
     runs["variant"] = [name_variant(run) for _, run in runs.iterrows()]
     tables.require(runs[runs["variant"] == PLAIN], "plain PyTorch (--loader pil)")
     first = runs[runs["occasion"] == runs["occasion"].iloc[0]]
     own = {
         "variants": variant_table(first),
-        "factors": factor_table(first[~first["options"].str.contains(COPY)]),
-        "copies": copy_table(first),
+        "factors": factor_table(first),
         "gains": gain_table(runs),
         "learning": learning_table(pd.read_csv(folder / "learning.csv")),
     }
