@@ -170,7 +170,7 @@ def table_numbers() -> dict[str, object]:
 
 def other_numbers() -> dict[str, object]:
     """The machine; errors of the clocks; what sessions and splits are."""
-    numbers = {"fingerprint": fingerprint(), "shares/split/7": 32 / -(-32 // 7)}
+    numbers = {"fingerprint": fingerprint(), "shares/split/5": 32 / -(-32 // 5)}
     studies = CPU / "studies"
     sessions = {"cpu": CPU / "cpu_run", "shares": studies / "shares" / "runs"}
     sessions |= {name: studies / name / "runs" for name in ("malloc", "repeat", "curve")}

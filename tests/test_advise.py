@@ -243,6 +243,6 @@ def test_rounds_without_the_defaults_count_for_the_fastest(tmp_path, seconds, ch
     run_of(tmp_path, 2, seconds[0], malloc="tcmalloc", ranks=2)
     runs = load("common/results.py").read_runs(tmp_path)
     advised = load("cpu/studies/advise.py").study(runs, tmp_path)
-    words = "2.00 times the defaults (1 round)" if chosen == "tcmalloc" else "1.50 [1.50, 1.50]"
+    words = "2.00 (1 run) times the defaults" if chosen == "tcmalloc" else "1.50 [1.50, 1.50]"
     assert f"together {words}" in advised.text
     assert ("LD_PRELOAD" in advised.text) == (chosen == "tcmalloc")

@@ -141,9 +141,8 @@ def advice(tried: pd.DataFrame, brings: pd.DataFrame, best: pd.Series, threads: 
     columns |= {"gain": "brings", "verdict": "verdict"}
     text += tables.markdown(brings, "What each part of it brings.", columns, None)
     gain = tables.interval_text(best, "gain", None)
-    enough = ""
-    if best["rounds"] < results.ENOUGH:
-        enough = " (1 round)" if best["rounds"] == 1 else f" (range of {best['rounds']} rounds)"
+    is_range = 1 < best["rounds"] < results.ENOUGH
+    enough = f" (range of {best['rounds']} rounds)" if is_range else ""
     lines = [f"To paste; together {gain} times the defaults{enough}:", ""]
     if best["verdict"] == DEFAULTS:
         lines = ["Nothing is faster than PyTorch's defaults:", ""]
