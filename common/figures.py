@@ -320,7 +320,7 @@ def parts_over_devices(
     left.annotate("ideal", (0, ideal[0]), (0, 3), **look)
     for place in range(1, len(rows) if len(rows) <= 4 else 1):  # of more they lie on each other
         longer = f"{100 * (bottom[place] / ideal[place] - 1):+.1f} %"
-        left.annotate(longer, (place, max(bottom[place], ideal[place])), (0, 2), **look)
+        left.annotate(longer, (place, max(bottom[place], ideal[place])), (0, 4), **look)
     left.set(xlabel=device, ylabel="seconds per step", ylim=(0, tallest))
     left.set_xticks(range(len(rows)), rows["num_devices"])
     left.set_xlim(-0.5, len(rows) - 0.5 + 0.4 * max(2, len(rows)))

@@ -155,14 +155,14 @@ def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure
     ddp = drawn_series(table)
     figure, axes = plt.subplots(figsize=(6.4, 3.3), layout="constrained")
     notes = figures.why_missing(session.skipped, table, "cores")
-    notes += [f"{session.title}; {figures.how_many(ddp)}"]
+    many = figures.how_many(ddp)
     if ddp["num_devices"].nunique() <= 2:
         figures.rates_as_bars(axes, ddp, "core")
-        notes.append("×: median of the ratios of runs made in turns")
+        many += "; ×: median of the ratios of runs made in turns"
     else:
         figures.rates_over_devices(axes, ddp, "CPU cores")
         notes.insert(0, "dashes: the best that the split of the batch over the cores allows")
-    figures.headline(figure, speedup_message(ddp), *notes)
+    figures.headline(figure, speedup_message(ddp), *notes, many, session.title)
     return figure
 
 
@@ -187,7 +187,7 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
     if len(main) > 1 and len(spread):
         words.append("whiskers: interval over rounds")
-    dashes = "dashes and percent: against the least that the split of the batch allows"
+    dashes = "ideal: a step on the fewest cores, shared out as the batch is split"
     message = figures.longer_message(main, "core", ideal)
     if set(main["memory"]) == {"kept"}:
         message += " (tuned malloc)"

@@ -45,7 +45,7 @@ def linear_published(rows: pd.DataFrame) -> Verdict:
     """Whether the original's speed-up is linear to 7 cores, against 2."""
     gains = gains_over(rows, 2).mul(2 / rows.index[rows.index > 2].to_numpy(), axis=0)
     below = [n for n, row in gains.iterrows() if row["gain_high"] < 1 and n <= 7]
-    verdict = f"No: below 1 on {', '.join(map(str, below))}" if below else "Not refuted"
+    verdict = f"No: efficiency below 1 on {', '.join(map(str, below))}" if below else "Not refuted"
     return f"Efficiency against 2: {first_and_last(gains['gain'])}", verdict
 
 

@@ -101,7 +101,7 @@ def test_claims_follow_the_data():
     good = rates({n: (n, 0.99 * n, 1.01 * n) for n in range(1, 9)})
     bad = rates({n: (n**0.5, 0.99 * n**0.5, 1.01 * n**0.5) for n in range(1, 9)})
     assert claims.linear_published(good.loc[2:])[1] == "Not refuted"
-    assert claims.linear_published(bad.loc[2:])[1] == "No: below 1 on 3, 4, 5, 6, 7"
+    assert claims.linear_published(bad.loc[2:])[1] == "No: efficiency below 1 on 3, 4, 5, 6, 7"
     assert claims.slower(bad)[1] == "No"
     assert claims.slower(rates({7: (8, 7.9, 8.1), 8: (7, 6.9, 7.1)}))[1] == "Yes"
     assert claims.slower(rates({7: (8, 7, 9), 8: (7.5, 6.9, 8.1)}))[1] == "Not decided"

@@ -218,19 +218,19 @@ def draw_over_devices(
     percents_over_devices(
         axes, losses["num_devices"], 100 * (figures.triples(losses, "imbalance") - 1)
     )
-    axes.set_ylabel("a step is longer by (%)")
+    axes.set_ylabel("longer by waiting (%)")
     if len(waiting):
         own = waiting.merge(losses[KEYS]).drop_duplicates("num_devices")
         figures.draw_dashes(axes, own["num_devices"], 100 * (own["predicted"] - 1), figures.GREY, 1)
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
-        words = "dashes: if ranks differ by chance alone"
-        axes.text(0.97, 0.03, words, transform=axes.transAxes, **look)
+        words = "dashes: predicted, if ranks differ by chance alone"
+        axes.text(0.97, 0.14, words, transform=axes.transAxes, **look)
     last = losses.iloc[-1]
     devices = figures.count_text(last["num_devices"], "emulated device")
-    detail = f"{last['images']:.3g} images each, tuned malloc"
+    detail = f"{last['images']:.3g} images each, tuned malloc, cores kept awake by an empty loop"
     longer = f"{100 * (last['imbalance'] - 1):.1f} %"
     message = f"{devices}: a step takes {longer} longer by waiting for the slowest"
-    figures.headline(figure, message, f"{detail}; {figures.how_many(losses)}", *notes)
+    figures.headline(figure, message, detail, figures.how_many(losses), *notes)
     return figure
 
 

@@ -149,8 +149,8 @@ def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
         axes.text(0.98, 0.9 - 0.08 * number, setting, transform=axes.transAxes, **look)
     axes.axhline(1, color="#222222", linewidth=0.8)
     axes.set_xticks(range(len(links)), map(link_name, links))
-    axes.set(ylabel="step time, over that\nwithout communication", ylim=(0, top))
-    hosts = f"{own['num_devices'].iloc[0]} hosts, 4 images each, they and links slowed alike"
+    axes.set(ylabel="a step, times as long as\nwithout communication", ylim=(0, top))
+    hosts = f"{own['num_devices'].iloc[0]} hosts, 4 images each; cores and links equally slowed"
     figures.headline(figure, cost_message(own), f"{hosts}; {figures.how_many(own)}", note)
     return figure
 

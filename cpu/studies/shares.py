@@ -166,12 +166,12 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
     allowed = table["allowed"].to_numpy()
     is_less = allowed < measured
     figures.draw_dashes(axes, measured[is_less], allowed[is_less], "#AAAAAA", 1)
-    if is_less.any():  # why, at the last of them
+    if is_less.any():  # why, of the last of them
         count, best = measured[is_less][-1], allowed[is_less][-1]
-        images = f"{-(-batch // count)} of {batch} images"
-        fullest = f"one of {count} has {images}: at most {best:.3g}"
-        look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "center"}
-        axes.text(count - 0.42, best, fullest, bbox=CLEAR, **look)
+        words = "dashes: the most that an uneven split allows\n"
+        words += f"(one of {count} devices has {-(-batch // count)} of {batch} images: {best:.3g})"
+        look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "bottom"}
+        axes.text(0.98, 0.03, words, transform=axes.transAxes, **look)
     look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
     figures.intervals(axes, table, "speedup", **look)
     for _, row in table.iterrows():
@@ -182,22 +182,23 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
         offset, side = ((-9, -2), "right") if is_taken else ((9, -10), "left")
         axes.annotate(f"{row['speedup']:.2f}", place, offset, ha=side, **look)
     if real["num_devices"] > 1:
-        beside = checks.assign(num_devices=real["num_devices"] + 0.15)  # not on top of each other
+        place = real["num_devices"] + 0.3  # not on top of each other
+        beside = checks.assign(num_devices=place)
         figures.intervals(axes, beside, "real", fmt="o", color="black")
         words = f"{real['num_devices']:.0f} real cores: {real['real']:.2f}"
         look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
-        axes.annotate(words, (real["num_devices"] + 0.15, real["real"]), (9, -8), **look)
+        axes.annotate(words, (place, real["real"]), (9, -8), **look)
     look = {"color": figures.GREY, "fontsize": 8.5, "va": "center"}
     axes.annotate("linear", (end, end), (6, 0), textcoords="offset points", **look)
     axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
     axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=counts)
-    fast = table["speedup"].iloc[-1]
-    message = f"{end} emulated devices: {fast:.1f} times as fast as one of them"
-    why = (
-        f"batch {batch}; an emulated device is {100 * real['share']:.0f} % of a core; "
-        "eight real cores may gain less"
+    last, share = table.iloc[-1], f"{100 * real['share']:.0f} % of a"
+    message = f"{end} emulated devices: {last['speedup']:.1f} times as fast as one of them"
+    over = (
+        f"and {last['over_share']:.1f} times as fast as {share} real core; real ones may gain less"
     )
-    figures.headline(figure, message, why, figures.how_many(table), note)
+    many = f"batch {batch}; an emulated device is {share} core; {figures.how_many(table)}"
+    figures.headline(figure, message, over, many, note)
     return figure
 
 
