@@ -312,7 +312,9 @@ def parts_over_devices(
         # Beside the last bar, apart if it is low. At the right all are named.
         if height[-1] > (0 if name in LARGE_PARTS else 0.04 * tallest):
             lowest = max(bottom[-1] - height[-1] / 2, lowest + 0.08 * tallest)
-            words = f"{SHORT.get(name, name)} {100 * height[-1] / parts.iloc[-1].sum():.0f} %"
+            is_all = name == "forward" and not parts["backward"].any()  # of the original's files
+            part = COMPUTING if is_all else SHORT.get(name, name)
+            words = f"{part} {100 * height[-1] / parts.iloc[-1].sum():.0f} %"
             look = {"color": PARTS[name][0], "fontsize": 8.5, "va": "center", "fontweight": "bold"}
             left.text(len(parts) - 0.65, lowest, words, **look)
     draw_dashes(left, np.arange(len(rows)), ideal, "#222222", 0.8)

@@ -5,8 +5,8 @@
 `LIST --list` (run_experiments.sh, say) gets the number of devices in DEVICES and prints one
 configuration a line: folder, ranks, threads, then NAME=value for its environment (MEMORY=kept
 stands for an allocator, NNODES=2 for nodes, GROUP=a for what is measured side by side) and options
-of SCRIPT; or: folder, `skip`, devices,
-batch, the reason. OWN is the default results folder, PLOT draws its figures (empty: none).
+of SCRIPT; or, of one that cannot run: folder, `skip`, devices, batch, the reason. OWN is the
+default results folder, PLOT draws its figures (empty: none).
 
 Finished runs are kept: started again, a sweep does only what is missing. Without RESULTS_DIR the
 rows go to a folder ..._own beside the published ones, which git ignores; there, results of another

@@ -173,15 +173,15 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     tuned = tuned[tuned["batch_size"] == main["batch_size"].iloc[0]]
     if tuned["num_devices"].nunique() >= main["num_devices"].nunique():
         main = tuned.copy()  # what scaling is judged by
+    runs = session.runs
+    runs = runs[(runs["mode"] == "ddp") & (runs["series"] == main["series"].iloc[0])]
     if main["forward"].isna().all():
-        main["forward"] = main["compute"]
+        main["forward"], runs = main["compute"], runs.assign(forward=runs["compute"])
     main["step_time"] = main[list(figures.PARTS)].fillna(0).sum(axis=1)
     figure = plt.figure(figsize=(6.4, 3.3), layout="constrained")
     batch, counts = int(main["batch_size"].iloc[0]), main["num_devices"].to_numpy()
     allowed = figures.largest_speedup(batch, counts)
     ideal = main["step_time"].iloc[0] * allowed[0] / allowed
-    runs = session.runs
-    runs = runs[(runs["mode"] == "ddp") & (runs["series"] == main["series"].iloc[0])]
     spread = figures.longer_intervals(runs, ideal)
     figures.parts_over_devices(figure, main, "CPU cores", ideal, spread)
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]

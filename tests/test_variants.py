@@ -55,7 +55,6 @@ def test_known_gains_and_limits(variants, tmp_path):
     assert table.index[0] == variants.PLAIN and table.index[-1] == fast.name and len(table) == 16
     assert [fast[f"gain{end}"] for end in variants.results.ENDS] == pytest.approx([3.2] * 3)
     assert fast["rate"] == pytest.approx((12.8 / 1.1 + 12.8 / 1.2) / 2)
-    assert fast["loading_percent"] == pytest.approx(10.0)
     factors = variants.factor_table(runs).set_index("factor")
     for kind in ("alone", "last", "mean"):
         assert factors[kind].tolist() == pytest.approx([1 / 0.9375, 2.0, 1.25, 1.2, 3.2])

@@ -33,16 +33,13 @@ def name_variant(run: pd.Series) -> str:
 
 
 def variant_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per variant, slowest first: its rate, its gain over plain PyTorch, what it loads."""
-    runs = runs.assign(loading_percent=100 * runs["loading"] / runs["step_time"])
+    """One row per variant, slowest first: its rate, and its gain over plain PyTorch."""
     keys = ["variant", "precision", "loader", "num_devices", "batch_size", "dataset"]
     table = interval_table(
         runs,
         keys,
         rate=median("rate"),
         gain=over(runs[runs["variant"] == PLAIN]),
-        loading_ms=median("loading", 1000),
-        loading_percent=median("loading_percent"),
     )
     return table.sort_values("rate", ignore_index=True)
 
