@@ -80,7 +80,7 @@ def make_title(folder: Path, runs: pd.DataFrame) -> str:
     machine = "machine not recorded"
     if environment:
         units = f"{environment['cpu_model']!s:.60}, {environment.get('cpu_capability', '')!s:.20}"
-        machine = f"{units.strip(', ')}, {environment['cores_granted']!s:.9} cores"
+        machine = f"{units.strip(', ')}, {environment['cores_granted']} cores"
         machine = environment.get("gpu_model", machine)
     precision = listed(runs["precision"]) or "precision not recorded"
     network = listed(runs["model"]) or "DenseNet121"
@@ -312,8 +312,9 @@ def parts_over_devices(
         # Beside the last bar, apart if it is low. At the right all are named.
         if height[-1] > (0 if name in LARGE_PARTS else 0.04 * tallest):
             lowest = max(bottom[-1] - height[-1] / 2, lowest + 0.08 * tallest)
-            is_all = name == "forward" and not parts["backward"].any()  # of the original's files
-            part = COMPUTING if is_all else SHORT.get(name, name)
+            part = SHORT.get(name, name)
+            if name == "forward" and not parts["backward"].any():
+                part = COMPUTING  # the original's files do not tell them apart
             words = f"{part} {100 * height[-1] / parts.iloc[-1].sum():.0f} %"
             look = {"color": PARTS[name][0], "fontsize": 8.5, "va": "center", "fontweight": "bold"}
             left.text(len(parts) - 0.65, lowest, words, **look)
