@@ -13,7 +13,8 @@ def speedup_row(own: pd.DataFrame, machine: dict) -> dict:
     few, most = own["num_devices"].min(), own["num_devices"].max()
     one, all_cores = (own[own["num_devices"] == count] for count in (few, most))
     row = {"memory": own["memory"].iloc[0], "cores": most, "rounds": len(all_cores)}
-    row |= {"machine": machine.get("cpu_model", ""), "date": machine.get("date", "")[:10]}
+    begun = machine.get("date", "")[:16].replace("T", " ")
+    row |= {"machine": machine.get("cpu_model", ""), "date": begun}
     row |= measure_all(one, {"rate_one": median("rate")})
     return row | measure_all(all_cores, {"rate": median("rate"), "speedup": over(one)})
 
@@ -25,7 +26,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     for (session, _), own in ddp.groupby(["occasion", "memory"]):
         rows.append(speedup_row(own, results.read_environment(folder.with_name(session))))
     table = pd.DataFrame(rows)
-    columns = {"machine": "machine", "date": "date", "memory": "malloc", "rounds": "rounds"}
+    columns = {"machine": "machine", "date": "begun", "memory": "malloc", "rounds": "rounds"}
     columns |= {"rate_one": "img/s on 1 core", "rate": "img/s on all", "speedup": "speed-up"}
     text = tables.markdown(table, "The main finding on another machine, another day.", columns)
     return tables.Study({"speedups": table}, text)
