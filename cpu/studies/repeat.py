@@ -12,9 +12,13 @@ def speedup_row(own: pd.DataFrame, machine: dict) -> dict:
     """One malloc in one session: rate (img/s) on the fewest and the most cores, and their ratio."""
     few, most = own["num_devices"].min(), own["num_devices"].max()
     one, all_cores = (own[own["num_devices"] == count] for count in (few, most))
-    row = {"memory": own["memory"].iloc[0], "cores": most, "rounds": len(all_cores)}
-    begun = machine.get("date", "")[:16].replace("T", " ")
-    row |= {"machine": machine.get("cpu_model", ""), "date": begun}
+    row = {
+        "memory": own["memory"].iloc[0],
+        "cores": most,
+        "rounds": len(all_cores),
+        "machine": machine.get("cpu_model", ""),
+        "date": machine.get("date", "")[:16].replace("T", " "),
+    }
     row |= measure_all(one, {"rate_one": median("rate")})
     return row | measure_all(all_cores, {"rate": median("rate"), "speedup": over(one)})
 
