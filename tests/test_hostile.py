@@ -85,7 +85,7 @@ def change(path, data) -> None:
 
 @pytest.mark.filterwarnings("ignore:Glyph", "ignore:overflow", "ignore:invalid value")
 @given(data=st.data())
-@settings(max_examples=6, **FUZZ)
+@settings(max_examples=15, **FUZZ)
 def test_hostile_files(plots, monkeypatch, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("hostile")
     results, output = folder / "results", folder / "output"
@@ -117,7 +117,7 @@ def test_hostile_files(plots, monkeypatch, tmp_path_factory, data):
 
 
 @given(cells=st.lists(st.lists(NASTY, min_size=1, max_size=4), min_size=1, max_size=3))
-@settings(max_examples=60, **FUZZ)
+@settings(max_examples=150, **FUZZ)
 def test_rows_of_a_table_are_harmless(cells):
     *lines, last = load("report/report_numbers.py").tex_rows(cells).split("\n")
     assert last == "" and len(lines) == len(cells)

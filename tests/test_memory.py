@@ -124,6 +124,7 @@ def tracked_peak(model: str, images: int, precision: str, parts: int, checkpoint
     "images, way, precision, parts, checkpoint",
     [
         (16, "plain", "fp32", 1, False),
+        (128, "plain", "fp32", 1, False),
         (128, "bf16", "bf16", 1, False),
         (128, "micro-batches", "fp32", 2, False),
         (128, "recomputation", "fp32", 1, True),

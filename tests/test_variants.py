@@ -113,7 +113,7 @@ def test_figures_of_variants_and_what_is_missing(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Glyph", "ignore:overflow", "ignore:invalid value")
 @given(data=st.data())
-@settings(max_examples=6, **FUZZ)
+@settings(max_examples=15, **FUZZ)
 def test_hostile_variants(variants, monkeypatch, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("hostile")
     write_study(folder / "results", options=data.draw(NASTY), dataset=data.draw(NASTY))

@@ -136,7 +136,7 @@ def lines_to_paste(best: pd.Series, threads: int) -> list[str]:
 def advice(tried: pd.DataFrame, brings: pd.DataFrame, best: pd.Series, threads: int) -> str:
     head = {"setting": "malloc, precision, memory format, ranks x threads", "rounds": "rounds"}
     head |= {"rate": "img/s", "gain": "times the defaults", "verdict": "verdict"}
-    text = tables.markdown(tried, "What was tried, the fastest first.", head, None)
+    text = tables.markdown(tried, "What was tried, by what it brings.", head, None)
     columns = {"what": "of the fastest setting", "over": "over", "rounds": "rounds"}
     columns |= {"gain": "brings", "verdict": "verdict"}
     text += tables.markdown(brings, "What each part of it brings.", columns, None)

@@ -22,7 +22,7 @@ SETTINGS = {  # column: its plain value, its fast one, and that in words
 }
 PLAIN = "plain PyTorch (fp32, NCHW, PIL loader, glibc)"
 FASTEST = " + ".join(words for _, _, words in SETTINGS.values())
-NOT_READ = "batched_grad_copy=1"  # of some published rows: it made no difference
+NOT_READ = "batched_grad_copy=1"  # of some published rows: no measurable difference
 FIRST, LAST = 10, 50  # steps whose mean loss is where learning began, and what was learned
 
 

@@ -1,7 +1,7 @@
 """Real sweeps broken at random points: nothing that was complete is lost, nothing is left behind.
 
 Each case is a group of faults on one results folder: a sweep is started and broken, again and
-again, and at last left to end. make test runs one, make faults the campaign:
+again, and at last left to end. make test runs a few, make faults the campaign:
 
     FAULTS=400 python -m pytest -q -s tests/faults        # SEED=1 for other points in time
 
@@ -29,7 +29,7 @@ import pytest
 from conftest import REPOSITORY, load, read_rows
 from test_sweep import contents, processes_of, start, wait_for
 
-FAULTS, SEED, GROUP = int(os.environ.get("FAULTS", 1)), int(os.environ.get("SEED", 0)), 8
+FAULTS, SEED, GROUP = int(os.environ.get("FAULTS", 3)), int(os.environ.get("SEED", 0)), 8
 KINDS = os.environ.get("KINDS", "").split()
 SETTINGS = {"NUM_RUNS": "3", "RUN_TIMEOUT": "60", "BOUNDS": "none"}
 RUNS = 6  # of such a sweep: 1 and 2 cores, three rounds
