@@ -25,7 +25,6 @@ list() {
     for rate in $RATES; do
       export ADD_VARIABLES="NNODES=$hosts NETWORK=$rate"
       for options in "" "--bucket-cap-mb 1" "--bucket-cap-mb 1 --gradients bf16"; do
-        [[ $options != *bf16 || $rate != "${RATES##* }" ]] || continue # nothing to win there
         SUFFIX="_${rate}${options//[ -]/}" ADD_OPTIONS="--note network=$rate $options" loops
       done
     done
