@@ -241,6 +241,14 @@ def read_environment(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def machine_name(session: Path) -> str:
+    """Processor and instruction set: two processors may be called by the same name."""
+    environment = read_environment(session)
+    if not environment:
+        return "machine not recorded"
+    return f"{environment['cpu_model']}, {environment.get('cpu_capability', 'not recorded')}"
+
+
 # ---- runs
 
 

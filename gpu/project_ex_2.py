@@ -85,7 +85,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     # How DDP communicates.
     add("--bucket-cap-mb", type=at_least(1), help="of DDP's buckets (None: 1, then 25)")
     add("--gradients", choices=["fp32", "bf16"], default="fp32", help="type in the all-reduce")
-    add("--batched-grad-copy", action="store_true", help="of DDP: fewer copies into buckets")
     # Memory.
     add(
         "--on-oom",
@@ -671,10 +670,7 @@ def build_model(args: argparse.Namespace, timeline: Timeline) -> torch.nn.Module
     # argument has another name from torch 2.13 on.
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    settings = {sync: False}
-    if args.batched_grad_copy:
-        settings["batched_grad_copy"] = True
-    model = DistributedDataParallel(model, bucket_cap_mb=args.bucket_cap_mb, **settings)
+    model = DistributedDataParallel(model, bucket_cap_mb=args.bucket_cap_mb, **{sync: False})
     hooks = {"fp32": default_hooks.allreduce_hook, "bf16": default_hooks.bf16_compress_hook}
     model.register_comm_hook((timeline, hooks[args.gradients]), noting_hook)
     return model

@@ -83,13 +83,12 @@ def on_emulated(verdict: Verdict) -> Verdict:
 def loading(rows: pd.DataFrame, shortest: float) -> Verdict:
     """Loading of a step by device count, and whether it is constant beyond 2; less than the
     shortest time that can be measured (s) counts as that."""
-    is_short = rows["loading"] < shortest
-    long = rows.loc[~is_short, "loading"]
-    words = [f"{1000 * seconds:.0f} on {n}" for n, seconds in long.items()]
-    if is_short.any():
-        others = ", ".join(map(str, rows.index[is_short]))
-        words.append(f"under {1000 * shortest:.0f} on {others}")
-    text = f"Loading of a step (ms): {', '.join(words)}"
+    words = []
+    for devices in (2, rows.index.max()):
+        seconds = rows.loc[devices, "loading"]
+        below = "under " if seconds < shortest else ""
+        words.append(f"{below}{1000 * max(seconds, shortest):.0f} ms on {devices}")
+    text = f"Loading of a step: {', '.join(words)}"
     beyond = rows.loc[rows.index > 2, "loading"]
     if beyond.max() < shortest:
         return text, f"Too small to measure (< {1000 * shortest:.0f} ms) beyond 2"

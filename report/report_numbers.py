@@ -25,6 +25,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "cpu/summary": ["series", "num_devices", "mode"],
     "cpu/bounds": ["series", "num_devices", "bound"],
     "cpu/malloc": ["batch_size", "num_devices"],
+    "curve/faults": [],
     "curve/losses": ["machine", "device", "num_devices", "images"],
     "curve/pause": ["work", "cores"],
     "curve/product": ["num_devices"],
@@ -40,7 +41,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "memory/price": [],
     "memory/verdict": ["what", "memory"],
     "network/all_reduce": ["network", "ranks", "bytes"],
-    "network/network": ["network", "setting", "num_devices"],
+    "network/network": ["machine", "network", "setting", "num_devices"],
     "original_protocol/protocol": [],
     "original_protocol/summary": ["loader", "num_devices"],
     "repeat/speedups": ["date", "memory"],
@@ -138,7 +139,8 @@ CLAIMS = [
         "studies/network/runs",
         "network/network",
         "ratio",
-        "network == '100mbit' and setting == 'default DDP' and num_devices == 8",
+        "machine == 'AMD EPYC, AVX512' and network == '100mbit' and setting == 'default DDP' and "
+        "num_devices == 8",
     ),
 ]
 ASKED = re.compile(r"\\(num|val)\{([^}#]*)\}")
@@ -245,10 +247,11 @@ def original_rows() -> list[list[object]]:
 
 
 def core_rows() -> list[list[object]]:
-    """The study curve on real cores: a line for each configuration, its losses, its efficiency."""
+    """The study curve on real cores, tuned malloc: a line for each configuration."""
     measured = ("contention", "imbalance", "communication", "efficiency")
     rows = []
-    for _, row in read_table("curve/losses").query("device == 'core'").iterrows():
+    tuned = read_table("curve/losses").query("device == 'core' and memory == 'kept'")
+    for _, row in tuned.iterrows():
         machine = re.sub(r"\(R\)| Processor|, .*", "", row["machine"])  # without its instructions
         cells = [interval_text(row, name, 3) for name in measured]
         rows.append([machine, f"{row['images']:.0f}", *cells])

@@ -103,7 +103,7 @@ def test_losses_within_a_cycle(curve, folder):
     assert batches.loc[4, "per_image"] == pytest.approx(1.05)
 
 
-def test_emulated_devices_have_a_figure_of_their_own(curve, tmp_path):
+def test_states_of_cores_and_the_speedup_that_follows(curve, tmp_path):
     for run in range(1, 7):
         for count in (2, 4):
             path = tmp_path / "runs" / f"emulated{count}" / f"times_run{run}.csv"
@@ -118,8 +118,6 @@ def test_emulated_devices_have_a_figure_of_their_own(curve, tmp_path):
             seconds = batch * (1.25 if batch == 4 else 1.0)
             write_run(tmp_path / "runs" / "one", 1, run, seconds, batch_size=batch, memory="kept")
     study = curve.study(load("common/results.py").read_runs(tmp_path / "runs"), tmp_path / "runs")
-    assert list(study.figures) == ["devices"]
-    message = study.figures["devices"].get_suptitle()
     states = study.tables["states"].set_index(["num_devices", "cores"])
     assert list(states.loc[8].index) == ["awake", "computing"]
     (product,) = study.tables["product"].itertuples()
@@ -131,7 +129,6 @@ def test_emulated_devices_have_a_figure_of_their_own(curve, tmp_path):
     assert states["contention"].tolist() == pytest.approx([CONTENTION] * 3)
     assert "| 4 | computes | 6 |" in study.text
     assert len(study.tables["losses"]) == 3
-    assert message == "8 emulated devices: a step takes 2.0 % longer by waiting for the slowest"
 
 
 def test_sessions_on_one_machine_are_taken_together_and_shown_each(curve, tmp_path):
@@ -206,6 +203,21 @@ def test_every_run_has_the_cycles_that_were_asked_for(data, tmp_path):
     )
     planned = [line for line in done.stdout.splitlines() if " runs of " in line]
     assert len(planned) == 4 and all(line.endswith("--cycles 7") for line in planned)
+
+
+def test_kernel_time_of_ranks_that_follows_their_faults(curve):
+    """Rank 1 faults more from cycle to cycle, at 2 us each; its step is as long as rank 0's."""
+    one = {"occasion": "a", "machine": "m", "cpu_share": "", "memory": "glibc", "cores": ""}
+    one |= {"num_devices": 2, "batch_size": 32, "run_id": 1, "mode": "together"}
+    rows = []
+    for cycle, rank in np.ndindex(6, 2):
+        faults = 1000.0 * rank * (cycle + 1)
+        own = {"cycle": cycle, "rank": rank, "minor_faults": faults}
+        rows.append(one | own | {"system_time": 2e-6 * faults, "step_time": 1.0 + cycle % 2 * rank})
+    table = curve.fault_table(pd.DataFrame(rows)).iloc[0]
+    assert table["us_per_fault"] == pytest.approx(2) and table["thousand_faults"] == 3.5
+    assert table["system_time_r"] == pytest.approx(1) and abs(table["step_time_r"]) < 0.5
+    assert curve.fault_table(pd.DataFrame(rows).assign(memory="kept")).empty
 
 
 def test_touching_memory_counts_its_pages(tmp_path):

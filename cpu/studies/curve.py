@@ -36,7 +36,6 @@ STATES = {  # of a core while no emulated device has its turn
     "awake": "runs an empty loop",
     "computing": "computes",
 }
-EMULATED_IMAGES = 4  # on each device, in the figure over their number
 PREDICTED = ["predicted", "predicted_low", "predicted_high"]
 
 
@@ -180,6 +179,24 @@ def read_last(sessions: list[Path], name: str) -> pd.DataFrame:
     return pd.read_csv(measured[-1]) if measured else pd.DataFrame()
 
 
+def fault_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Two ranks with default malloc that compute together: how far they are apart in a cycle, in
+    page faults, in the kernel's time for them (s) and in their steps (s)."""
+    own = rows[(rows["mode"] == "together") & (rows["memory"] == "glibc")]
+    own = own[own["num_devices"] == 2]
+    if own.empty:
+        return own
+    names = ["minor_faults", "system_time", "step_time"]
+    ranks = own.pivot_table(index=[*RUN, "cycle"], columns="rank", values=names)
+    apart = ranks.xs(1, axis=1, level="rank") - ranks.xs(0, axis=1, level="rank")
+    faults = apart["minor_faults"]
+    row = {"cycles": len(apart), "thousand_faults": faults.abs().mean() / 1000}
+    for name in ("system_time", "step_time"):
+        row |= {name: apart[name].abs().mean(), f"{name}_r": faults.corr(apart[name])}
+    row["us_per_fault"] = 1e6 * np.polyfit(faults, apart["system_time"], 1)[0]
+    return pd.DataFrame([row])
+
+
 def touch_table(touched: pd.DataFrame) -> pd.DataFrame:
     """What touching a page costs (us) by how much memory is in use (GiB), a column per round."""
     if touched.empty:
@@ -209,58 +226,19 @@ def configuration_name(row: pd.Series) -> str:
     return f"{count}, {row['images']:.3g} images each, {malloc}"
 
 
-def draw_over_devices(
-    losses: pd.DataFrame, waiting: pd.DataFrame, notes: list[str]
-) -> figures.plt.Figure:
-    """What emulated devices lose by waiting for the slowest, in % of a step, and what chance alone
-    would cost."""
-    figure, axes = figures.plt.subplots(figsize=(6.4, 2.8), layout="constrained")
-    percents_over_devices(
-        axes, losses["num_devices"], 100 * (figures.triples(losses, "imbalance") - 1)
-    )
-    axes.set_ylabel("longer by waiting (%)")
-    if len(waiting):
-        own = waiting.merge(losses[KEYS]).drop_duplicates("num_devices")
-        figures.draw_dashes(axes, own["num_devices"], 100 * (own["predicted"] - 1), figures.GREY, 1)
-        look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right"}
-        words = "dashes: predicted, if ranks differ by chance alone"
-        axes.text(0.97, 0.14, words, transform=axes.transAxes, **look)
-    last = losses.iloc[-1]
-    devices = figures.count_text(last["num_devices"], "emulated device")
-    detail = f"{last['images']:.3g} images each, tuned malloc, cores kept awake by an empty loop"
-    longer = f"{100 * (last['imbalance'] - 1):.1f} %"
-    message = f"{devices}: a step takes {longer} longer by waiting for the slowest"
-    figures.headline(figure, message, detail, figures.how_many(losses), *notes)
-    return figure
-
-
-def percents_over_devices(axes: figures.plt.Axes, counts: pd.Series, percent: np.ndarray) -> None:
-    """A loss [devices, 3] with its intervals, each with its value."""
-    for count, (value, low, high) in zip(counts, percent, strict=True):
-        look = {"color": figures.TUNED}
-        bars = [[value - low], [high - value]]
-        axes.errorbar(count, value, bars, fmt="o", capsize=3, markerfacecolor="white", **look)
-        look |= {"textcoords": "offset points", "fontsize": 8, "ha": "center"}
-        look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        axes.annotate(f"{value:.1f}", (count, high), (0, 4), **look)
-    axes.axhline(0, color="#222222", linewidth=0.8)
-    axes.set(xlabel="emulated devices", xticks=counts)
-    axes.margins(x=0.1, y=0.12)
-
-
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     folders = [folder.with_name(name) for name in runs["occasion"].unique()]
     rows = results.read_phases(*folders)
     tables.require(rows, "cycles")
     rows["cores"] = cores_between_turns(rows)
-    machines = {session.name: machine_name(session) for session in folders}
+    machines = {session.name: results.machine_name(session) for session in folders}
     rows["machine"] = rows["occasion"].map(machines)
     cycles = cycle_table(rows)
     medians = run_medians(cycles)
     awake = medians[medians["cores"].isin(["", "awake"])]
     tables.require(awake, "cycles of cores kept awake")
     losses, sessions = loss_table(awake, KEYS), loss_table(awake, IN_SESSION)
-    made = {"losses": losses}
+    made = {"losses": losses, "faults": fault_table(rows)}
     made["touch"] = touch_table(read_last(folders, "touch.csv"))
     made["pause"] = pause_table(read_last(folders, "pause.csv"))
     made |= {"batches": batch_table(runs), "waiting": waiting_table(sessions)}
@@ -305,17 +283,20 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         3,
     )
     text += tables.markdown(
+        made["faults"],
+        "Two ranks with default malloc, without communication: how far they are apart in a cycle, "
+        "and how that goes with their page faults (r: correlation).",
+        {"cycles": "cycles", "thousand_faults": "thousand page faults"}
+        | {"system_time": "kernel time (s)", "system_time_r": "r", "us_per_fault": "us per fault"}
+        | {"step_time": "step (s)", "step_time_r": "r of the step"},
+    )
+    text += tables.markdown(
         made["touch"],
         "What touching a page costs (us) without training, by how much memory is in use (GiB): one "
         "round after the other.",
         {name: name for name in made["touch"]},
     )
-    charts = {}
-    is_shown = (losses["device"] != "core") & (losses["images"] == EMULATED_IMAGES)
-    if losses[is_shown]["num_devices"].nunique() > 1:
-        own = losses[is_shown & (losses["machine"] == losses[is_shown]["machine"].iloc[-1])]
-        charts["devices"] = draw_over_devices(own, made["waiting"], notes_of(own, runs, folder))
-    return tables.Study(made, text, charts)
+    return tables.Study(made, text)
 
 
 def loss_text(losses: pd.DataFrame) -> str:
@@ -354,21 +335,3 @@ def cores_between_turns(rows: pd.DataFrame) -> pd.Series:
     """What each row's cores do while no emulated device has its turn; of real cores, nothing."""
     noted = rows["options"].str.extract(r"cores=(\w+)")[0].fillna("asleep")
     return noted.where(rows["cpu_share"] != "", "")
-
-
-def machine_name(session: Path) -> str:
-    """Processor and instruction set: two processors may be called by the same name."""
-    environment = results.read_environment(session)
-    if not environment:
-        return "machine not recorded"
-    return f"{environment['cpu_model']}, {environment.get('cpu_capability', 'not recorded')}"
-
-
-def notes_of(losses: pd.DataFrame, runs: pd.DataFrame, folder: Path) -> list[str]:
-    """What was measured on, a line for each machine."""
-    lines = {}
-    for session in runs["occasion"].unique():
-        if machine_name(folder.with_name(session)) in set(losses["machine"]):
-            own = runs[runs["occasion"] == session]
-            lines[figures.make_title(folder.with_name(session), own)] = True
-    return list(lines)

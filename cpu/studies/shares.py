@@ -210,7 +210,7 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
         own["results"],
         "Speed-up of a fixed batch of 32 over one emulated device, and over as large a share of "
         "what a real core does in the same rounds; tuned malloc.",
-        columns | {"over_share": "over a share of a real core"},
+        columns | {"over_share": "over as much of a real core"},
     )
     text += tables.markdown(
         own["checks"],
