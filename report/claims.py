@@ -88,7 +88,7 @@ def loading(rows: pd.DataFrame, shortest: float) -> Verdict:
         seconds = rows.loc[devices, "loading"]
         below = "under " if seconds < shortest else ""
         words.append(f"{below}{1000 * max(seconds, shortest):.0f} ms on {devices}")
-    text = f"Loading of a step: {', '.join(words)}"
+    text = f"Loading of a step, of slowed devices: {', '.join(words)}"
     beyond = rows.loc[rows.index > 2, "loading"]
     if beyond.max() < shortest:
         return text, f"Too small to measure (< {1000 * shortest:.0f} ms) beyond 2"

@@ -254,7 +254,7 @@ def core_rows() -> list[list[object]]:
     for _, row in tuned.iterrows():
         machine = re.sub(r"\(R\)| Processor|, .*", "", row["machine"])  # without its instructions
         cells = [interval_text(row, name, 3) for name in measured]
-        rows.append([machine, f"{row['images']:.0f}", *cells])
+        rows.append([machine, f"{row['images']:.0f}", row["runs"], *cells])
     return rows
 
 

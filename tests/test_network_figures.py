@@ -40,7 +40,9 @@ def test_cost_of_communication():
     assert eight["ratio"].to_dict() == pytest.approx(
         {"default DDP": 1.3, "1 MB buckets + bf16 gradients": 1.1, "1 MB buckets": 1.2}
     )
-    assert sorted(eight["added"]) == pytest.approx([0.1 * 1.35, 0.2 * 1.35, 0.3 * 1.35])
+    assert sorted(eight["added"]) == pytest.approx(
+        [0.16 * 0.1 * 1.35, 0.16 * 0.2 * 1.35, 0.16 * 0.3 * 1.35]
+    )
     assert script.rate_text("1gbit", "0.16") == "1gbit at full speed = 160 Mbit here"
     assert eight["over_plain"]["1 MB buckets"] == pytest.approx(1.2 / 1.3)
     assert len(table) == 6

@@ -109,7 +109,7 @@ def test_claims_follow_the_data():
     assert claims.loading(good.assign(loading=0.1), shortest=0.0)[1] == "Not refuted"
     assert claims.loading(good, shortest=0.2)[1].startswith("Too small to measure (< 200 ms)")
     text = claims.loading(good, shortest=0.15)[0]
-    assert text == "Loading of a step: 200 ms on 2, under 150 ms on 8"
+    assert text == "Loading of a step, of slowed devices: 200 ms on 2, under 150 ms on 8"
     assert claims.linear_here(good.assign(efficiency=0.9, efficiency_high=1))[0].endswith(
         "0.90 on 2 and 0.90 on 8"
     )

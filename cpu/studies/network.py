@@ -2,7 +2,8 @@
 
 The cost of communication is the step over the same step without communication, in the same rounds:
 what is exposed after backward, and what the hidden transfer takes from the core that computes.
-Machines are told apart: links are equal on all, computing is not. all_reduce.csv has the all-reduce
+Machines are told apart: links are equal on all, computing is not. Seconds without and added are of
+hosts at full speed: emulated ones times the share of a core. all_reduce.csv has the all-reduce
 alone, on whole cores and links, by its bytes, hosts and link.
 """
 
@@ -59,9 +60,10 @@ def cost_row(row: dict, own: pd.DataFrame, same: pd.DataFrame) -> dict:
     measures = {"step_time": median("step_time"), "ratio": over(alone, "step_time")}
     measures |= {"over_plain": over(plain, "step_time")}
     row |= measure_all(own, measures)
-    row |= measure_all(alone, {"alone": median("step_time")})
-    added = (results.by_round(own, "step_time") - results.by_round(alone, "step_time")).dropna()
-    return row | results.named_interval("added", results.median_interval(added))
+    speed = float(row["cpu_share"] or 1)
+    row |= measure_all(alone, {"alone": median("step_time", speed)})
+    added = results.by_round(own, "step_time") - results.by_round(alone, "step_time")
+    return row | results.named_interval("added", results.median_interval(speed * added.dropna()))
 
 
 def network_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -80,8 +82,13 @@ def network_table(runs: pd.DataFrame) -> pd.DataFrame:
             table.append(cost_row(row, own, same))
     if not table:
         raise results.ResultsError("no runs over a network, or none without communication")
-    order = ["machine", "bits", "num_devices", "setting"]
-    return pd.DataFrame(table).sort_values(order, ignore_index=True)
+    order = ["bits", "num_devices", "setting"]
+    table = pd.DataFrame(table).sort_values(order)
+    # Machines in the order of their sessions.
+    by_session = list(runs["machine"].unique())
+    return table.sort_values(
+        "machine", key=lambda names: names.map(by_session.index), kind="stable"
+    )
 
 
 def all_reduce_row(own: pd.DataFrame, network: str, ranks: int, size: int) -> dict:
@@ -142,30 +149,30 @@ def draw_machine(axes: plt.Axes, own: pd.DataFrame, settings: list[str]) -> None
     axes.axhline(1, color="#222222", linewidth=0.8)
     axes.set_xticks(range(len(links)), map(link_name, links))
     axes.set_xlim(-0.5, len(links) - 0.5)
-    words = f"{own['machine'].iloc[0]}: {own['alone'].iloc[0]:.3g} s without communication"
+    counts = " to ".join(map(str, sorted({own["runs"].min(), own["runs"].max()})))
+    words = f"{own['machine'].iloc[0]}: {own['alone'].iloc[0]:.2g} s without; {counts} runs"
     axes.set_title(words, loc="left", fontsize=8)
 
 
 def draw_cost(table: pd.DataFrame, *notes: str) -> plt.Figure:
     """On the most hosts, a step over one without communication: a panel for each machine."""
     own = table[table["num_devices"] == table["num_devices"].max()]
-    machines = list(own["machine"].unique())
+    machines = own["machine"].unique()
     figure, panels = plt.subplots(
         1, len(machines), figsize=(6.4, 3.2), sharey=True, squeeze=False, layout="constrained"
     )
     settings = [name for name in COLOURS if name in set(own["setting"])]
     for axes, machine in zip(panels[0], machines, strict=True):
         draw_machine(axes, own[own["machine"] == machine], settings)
-    axes = panels[0][0]
     for number, setting in enumerate(settings):
         look = {"color": COLOURS[setting], "ha": "right", "fontweight": "bold", "fontsize": 9}
         look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 2}
         axes.text(0.98, 0.9 - 0.08 * number, setting, transform=axes.transAxes, **look)
-    axes.set_ylabel("a step, times as long as\nwithout communication")
+    panels[0][0].set_ylabel("a step, times as long as\nwithout communication")
     axes.set_ylim(0, 1.15 * float(own["ratio_high"].max()))
     hosts = f"{own['num_devices'].iloc[0]} hosts, 4 images each; cores and links equally slowed"
-    words = [f"{hosts}; –: not measured", figures.how_many(own), *notes]
-    figures.headline(figure, cost_message(own), *words)
+    many = f"{figures.how_many(own)}; –: not measured; seconds are of hosts at full speed"
+    figures.headline(figure, cost_message(own), hosts, many, *notes)
     return figure
 
 
@@ -183,7 +190,11 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         shown,
         "A step between virtual hosts, against one without communication and against default DDP.",
         {"machine": "machine", "link": "link", "setting": "setting", "num_devices": "hosts"}
-        | {"runs": "runs", "ratio": "over no communication", "added": "seconds added"}
+        | {
+            "runs": "runs",
+            "ratio": "over no communication",
+            "added": "seconds added, at full speed",
+        }
         | {"over_plain": "over default DDP"},
     )
     text += tables.markdown(

@@ -169,7 +169,8 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
     if is_less.any():  # why, of the last of them
         count, best = measured[is_less][-1], allowed[is_less][-1]
         words = "dashes: the most that an uneven split allows\n"
-        words += f"(one of {count} devices has {-(-batch // count)} of {batch} images: {best:.3g})"
+        most = -(-batch // count)
+        words += f"(of {count} the fullest has {most} of {batch} images: {best:.3g})"
         look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "bottom"}
         axes.text(0.98, 0.03, words, transform=axes.transAxes, **look)
     look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
@@ -185,7 +186,9 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
         place = real["num_devices"] + 0.3  # not on top of each other
         beside = checks.assign(num_devices=place)
         figures.intervals(axes, beside, "real", fmt="o", color="black")
-        words = f"{real['num_devices']:.0f} real cores: {real['real']:.2f}"
+        words = (
+            f"{real['num_devices']:.0f} real cores: {real['real']:.2f} ({real['rounds']:.0f} rounds)"
+        )
         look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
         axes.annotate(words, (place, real["real"]), (9, -8), **look)
     look = {"color": figures.GREY, "fontsize": 8.5, "va": "center"}
@@ -194,9 +197,11 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
     axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=counts)
     last, share = table.iloc[-1], f"{100 * real['share']:.0f} % of a"
     message = f"{end} emulated devices: {last['speedup']:.1f} times as fast as one of them"
-    over = (
-        f"and {last['over_share']:.1f} times as fast as {share} real core; real ones may gain less"
-    )
+    over = f"{end} devices: {last['over_share']:.1f} times as fast as {share} real core"
+    if real["rounds_of_both"]:
+        count = f"{real['num_devices']:.0f}"
+        over += f"; {count} gain {real['against_real']:.2f} times as much as {count} real cores do"
+        over += " in the same rounds"
     many = f"batch {batch}; an emulated device is {share} core; {figures.how_many(table)}"
     figures.headline(figure, message, over, many, note)
     return figure
