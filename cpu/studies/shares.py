@@ -186,9 +186,8 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
         place = real["num_devices"] + 0.3  # not on top of each other
         beside = checks.assign(num_devices=place)
         figures.intervals(axes, beside, "real", fmt="o", color="black")
-        words = (
-            f"{real['num_devices']:.0f} real cores: {real['real']:.2f} ({real['rounds']:.0f} rounds)"
-        )
+        words = f"{real['num_devices']:.0f} real cores: {real['real']:.2f}"
+        words += f" ({real['rounds']:.0f} rounds)"
         look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
         axes.annotate(words, (place, real["real"]), (9, -8), **look)
     look = {"color": figures.GREY, "fontsize": 8.5, "va": "center"}
