@@ -119,7 +119,7 @@ def test_two_hosts_train_as_a_plain_loop(cluster, data):
 
 def test_rows_name_the_node_of_each_rank(cluster):
     paths = list((cluster / "results").rglob("times_run1.csv"))
-    assert len(paths) == 7  # three and two settings, no communication, and the anchor
+    assert len(paths) == 8  # three settings at two rates, no communication, and the anchor
     for path in paths:
         rows = read_rows(path)
         over_network = "network=" in rows[0]["options"]
@@ -168,7 +168,7 @@ def test_a_host_that_is_cut_off(data, tmp_path):
     assert process.returncode == 1, out
     failed = [line for line in out.splitlines() if "FAILED" in line]
     assert len(failed) == 1 and "for another rank (--timeout): hung, or cut off?" in failed[0], out
-    assert len(list(results.rglob("times_run1.csv"))) == 3, out
+    assert len(list(results.rglob("times_run1.csv"))) == 4, out
     nothing_left(results)
 
 
