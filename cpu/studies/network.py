@@ -67,9 +67,9 @@ def cost_row(row: dict, own: pd.DataFrame, same: pd.DataFrame) -> dict:
 
 
 def network_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Per machine, number of hosts, link and setting: the step (s), its ratio to the one without
-    communication in the same rounds, and what is added to that; raises ResultsError if there is
-    none."""
+    """Per machine, number of hosts, link and setting: the emulated step (s), its ratio to the one
+    without communication in the same rounds, and, at full speed, what that one takes and what is
+    added to it (s); raises ResultsError if there is none."""
     runs = runs.assign(network=runs["options"].str.extract(r"network=([\w.]+)", expand=False))
     runs = runs.drop_duplicates([*results.ROUND, *set(results.KEY) - {"scaling"}])
     runs = runs[runs["network"].notna()]
