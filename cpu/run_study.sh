@@ -68,7 +68,6 @@ while True:
 }
 
 before() { :; }
-after() { :; }
 cleanup() { :; }
 own="$cpu/studies/$name/runs_own"
 results="${RESULTS_DIR:-$own}"
@@ -129,14 +128,19 @@ main() {
   fi
   # A failed run (1) stops nothing; nothing can run (2), out of time (3) and stopped (128 and more) do.
   ((status < 2)) || exit "$status"
-  if (($# == 1)); then
+  (($# == 1)) || exit "$status"
+  if [[ $(type -t after) ]]; then
+    # As a sweep, and by the same lock: what measures on this machine is alone.
+    exec 9<"${TMPDIR:-/tmp}"
+    flock -n 9 || die "another sweep is running on this machine: wait for it"
     scratch="$(mktemp -d)"
     TMPDIR=$scratch after || status=$?
+    exec 9<&-
     ((status != 2)) || exit 2 # it cannot go on, and has said why
     ((status == 0)) || status=1
-    [[ -d $results ]] || results="" # a study without runs of its own finds those that it reads
-    run "$PYTHON" "$cpu/plot_study.py" "$name" ${results:+"$results"} || status=1
   fi
+  [[ -d $results ]] || results="" # a study without runs of its own finds those that it reads
+  run "$PYTHON" "$cpu/plot_study.py" "$name" ${results:+"$results"} || status=1
   exit "$status"
 }
 

@@ -1,11 +1,13 @@
 """Does the search for settings find what is fastest, within its time, and print what holds?"""
 
+import fcntl
 import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -200,6 +202,18 @@ def test_mistakes_are_a_line(data, tmp_path, settings, word):
     assert process.returncode != 0 and word in err, out + err
     assert len(err.strip().splitlines()) == 1 and len(err) < 300
     assert not (tmp_path / "cpu" / "studies" / "advise" / "runs_resnet18_bs4_own").exists()
+
+
+def test_it_is_alone_on_the_machine_as_a_sweep_is(data, tmp_path):
+    held = os.open(tempfile.gettempdir(), os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        process = advise(data, tmp_path, MINUTES="1")
+        out, err = process.communicate(timeout=150)
+    finally:
+        os.close(held)
+    assert process.returncode == 2 and "another sweep is running on this machine" in err, out + err
+    assert "img/s" not in out and len(err.strip().splitlines()) == 1
 
 
 def test_the_plan_of_advise_writes_nothing(data, tmp_path):
