@@ -309,15 +309,17 @@ def parts_over_devices(
         height = parts[name].to_numpy()
         left.bar(range(len(parts)), height, 0.62, bottom, color=PARTS[name][0])
         bottom += height
-        # Beside the last bar, apart if it is low. At the right all are named.
-        if height[-1] > (0 if name in LARGE_PARTS else 0.04 * tallest):
+        # Beside the last bar, apart if it is low; what is hardly seen is named at the right alone.
+        share = height[-1] / parts.iloc[-1].sum()
+        if share > 0.01 or (name in LARGE_PARTS and share > 0):
             lowest = max(bottom[-1] - height[-1] / 2, lowest + 0.08 * tallest)
-            part = SHORT.get(name, name)
+            words = SHORT.get(name, name)
             if name == "forward" and not parts["backward"].any():
-                part = COMPUTING  # the original's files do not tell them apart
-            words = f"{part} {100 * height[-1] / parts.iloc[-1].sum():.0f} %"
+                words = COMPUTING  # the original's files do not tell them apart
+            if share > 0.1:
+                words += f" {100 * share:.0f} %"
             look = {"color": PARTS[name][0], "fontsize": 8.5, "va": "center", "fontweight": "bold"}
-            left.text(len(parts) - 0.65, lowest, words, **look)
+            left.text(len(parts) - 0.58, lowest, words, **look)
     draw_dashes(left, np.arange(len(rows)), ideal, "#222222", 0.8)
     look = {"ha": "center", "fontsize": 8.5, "textcoords": "offset points"}
     left.annotate("ideal", (0, ideal[0]), (0, 3), **look)

@@ -28,7 +28,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "curve/faults": [],
     "curve/losses": ["machine", "device", "num_devices", "images"],
     "curve/pause": ["work", "cores"],
-    "curve/product": ["num_devices"],
+    "curve/product": ["machine", "num_devices", "cores"],
     "curve/states": ["num_devices", "cores"],
     "curve/touch": ["gib"],
     "curve/waiting": ["occasion", "num_devices"],
@@ -56,6 +56,11 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "variants/variants": ["variant"],
     "warmup/steps": ["device", "num_devices", "memory", "step"],
 }
+
+
+MACHINES = {"AMD EPYC, AVX512": "A", "Intel(R) Xeon(R) Processor, AVX512": "B"}
+MACHINES |= {"AMD EPYC, AVX2": "C"}  # as the report calls them
+LOSSES = ("contention", "imbalance", "communication", "efficiency")
 
 
 class Claim(NamedTuple):
@@ -232,8 +237,10 @@ def claim_rows() -> list[list[object]]:
     rows = []
     for claim in CLAIMS:
         row = read_table(claim.table).query(claim.row).iloc[0]
+        machine = MACHINES[results.machine_name(CPU / claim.sessions.split()[0])]
         minutes = f"{minutes_of(claim):.0f}"
-        rows.append([claim.words, claim.command, minutes, interval_text(row, claim.column)])
+        expected = interval_text(row, claim.column)
+        rows.append([claim.words, claim.command, machine, minutes, expected])
     return rows
 
 
@@ -248,13 +255,28 @@ def original_rows() -> list[list[object]]:
 
 def core_rows() -> list[list[object]]:
     """The study curve on real cores, tuned malloc: a line for each configuration."""
-    measured = ("contention", "imbalance", "communication", "efficiency")
     rows = []
     tuned = read_table("curve/losses").query("device == 'core' and memory == 'kept'")
     for _, row in tuned.iterrows():
-        machine = re.sub(r"\(R\)| Processor|, .*", "", row["machine"])  # without its instructions
-        cells = [interval_text(row, name, 3) for name in measured]
-        rows.append([machine, f"{row['images']:.0f}", row["runs"], *cells])
+        cells = [interval_text(row, name, 3) for name in LOSSES]
+        rows.append([MACHINES[row["machine"]], f"{row['images']:.0f}", row["runs"], *cells])
+    return rows
+
+
+def emulated_rows() -> list[list[object]]:
+    """The study curve on emulated devices of machine C, 4 images each: a line for each number of
+    them, with the speed-up that follows for a batch of 32 beside that measured by study shares."""
+    own = "machine == 'AMD EPYC, AVX2'"
+    losses = read_table("curve/losses").query(f"{own} and device != 'core' and images == 4")
+    products = read_table("curve/product").query(f"{own} and cores == 'awake'")
+    products = products.set_index("num_devices")
+    measured = read_table("shares/results").set_index("num_devices")
+    rows = []
+    for _, row in losses.iterrows():
+        count = row["num_devices"]
+        cells = [interval_text(row, name) for name in LOSSES]
+        speedups = [interval_text(table.loc[count], "speedup") for table in (products, measured)]
+        rows.append([count, row["runs"], *cells, *speedups])
     return rows
 
 
@@ -281,6 +303,7 @@ def all_rows() -> dict[str, str]:
         "malloc": malloc_rows(),
         "malloc-head": [["malloc", *read_table("malloc/allocators")["model"].unique(), "peak"]],
         "cores": core_rows(),
+        "emulated": emulated_rows(),
         "networks": rows_of("networks/networks", ["model"], networks),
         "claims": original_rows(),
         "reproduce": claim_rows(),

@@ -105,7 +105,7 @@ def test_losses_within_a_cycle(curve, folder):
 
 def test_states_of_cores_and_the_speedup_that_follows(curve, tmp_path):
     for run in range(1, 7):
-        for count in (2, 4):
+        for count in (2, 4, 5):
             path = tmp_path / "runs" / f"emulated{count}" / f"times_run{run}.csv"
             write_cycles(path, run, [4] * count, share="0.16")
         for cores, step in (("", 1.1 * ALONE), ("computing", 0.9 * ALONE)):
@@ -114,21 +114,25 @@ def test_states_of_cores_and_the_speedup_that_follows(curve, tmp_path):
         for cores in ("awake", "computing"):
             path = tmp_path / "runs" / f"eight_{cores}" / f"times_run{run}.csv"
             write_cycles(path, run, [4] * 8, share="0.16", cores=cores)
-        for batch in (32, 4):
-            seconds = batch * (1.25 if batch == 4 else 1.0)
+        for batch, cost in ((32, 1.0), (7, 1.1), (4, 1.25)):  # of 5 devices the fullest has 7
+            seconds = batch * cost
             write_run(tmp_path / "runs" / "one", 1, run, seconds, batch_size=batch, memory="kept")
     study = curve.study(load("common/results.py").read_runs(tmp_path / "runs"), tmp_path / "runs")
     states = study.tables["states"].set_index(["num_devices", "cores"])
     assert list(states.loc[8].index) == ["awake", "computing"]
-    (product,) = study.tables["product"].itertuples()
+    product = study.tables["product"].set_index(["num_devices", "cores"])["speedup"]
     whole = CONTENTION * IMBALANCE * COMMUNICATION
-    assert product.speedup == pytest.approx(8 / whole / 1.25)
+    assert product.to_dict() == {
+        (5, "awake"): pytest.approx(32 / 7 / whole / 1.1),
+        (8, "awake"): pytest.approx(8 / whole / 1.25),
+        (8, "computing"): pytest.approx(8 / whole / 1.25),
+    }
     states = states.loc[4]
     assert list(states.index) == ["asleep", "awake", "computing"]
     assert states["alone"].drop("awake").tolist() == pytest.approx([1.1, 0.9])
     assert states["contention"].tolist() == pytest.approx([CONTENTION] * 3)
     assert "| 4 | computes | 6 |" in study.text
-    assert len(study.tables["losses"]) == 3
+    assert len(study.tables["losses"]) == 4
 
 
 def test_sessions_on_one_machine_are_taken_together_and_shown_each(curve, tmp_path):

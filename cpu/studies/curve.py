@@ -36,6 +36,7 @@ STATES = {  # of a core while no emulated device has its turn
     "awake": "runs an empty loop",
     "computing": "computes",
 }
+TOTAL = 32  # images of the batch whose speed-up is asked for
 PREDICTED = ["predicted", "predicted_low", "predicted_high"]
 
 
@@ -142,33 +143,46 @@ def state_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """On one core: time per image at a batch over that at 32, in the same round."""
+    """On one core of each machine: time per image at a batch over that at 32, in the same round."""
     one = runs[(runs["num_devices"] == 1) & (runs["cpu_share"] == "")]
     one = one.assign(per_image=one["step_time"] / one["batch_size"])
     table = []
-    for (memory, batch), own in one.groupby(["memory", "batch_size"]):
-        base = one[(one["memory"] == memory) & (one["batch_size"] == 32)]
-        row = {"memory": memory, "batch_size": batch, "runs": len(own)}
-        row |= measure_all(own, {"per_image": over(base, "per_image")})
-        table.append(tables.of_one_run(row, ["per_image"]) if batch == 32 else row)
+    for (machine, memory), own in one.groupby(["machine", "memory"]):
+        base = own[own["batch_size"] == TOTAL]
+        for batch, runs_of_batch in own.groupby("batch_size"):
+            row = {"machine": machine, "memory": memory, "batch_size": batch}
+            row["runs"] = len(runs_of_batch)
+            row |= measure_all(runs_of_batch, {"per_image": over(base, "per_image")})
+            table.append(tables.of_one_run(row, ["per_image"]) if batch == TOTAL else row)
     return pd.DataFrame(table)
 
 
-def product_table(states: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
-    """The speed-up of a batch of 32 that follows from runs whose cores compute, and from what a
-    smaller batch costs; its ends are those that both intervals allow."""
-    table = []
-    if states.empty or batches.empty:
+def product_table(
+    losses: pd.DataFrame, states: pd.DataFrame, batches: pd.DataFrame
+) -> pd.DataFrame:
+    """The speed-up of a batch of 32 that follows from what its split allows, from what an image
+    costs in the smaller batch that each device has, and from the efficiency that was measured with
+    4 images on each emulated device; its ends are those that both intervals allow."""
+    measured = losses[(losses["cpu_share"] != "") & (losses["images"] == 4)].assign(cores="awake")
+    if len(states):
+        measured = pd.concat([measured, states[states["cores"] == "computing"]])
+    if measured.empty or batches.empty:
         return pd.DataFrame()
-    cost = batches[batches["memory"] == "kept"].set_index("batch_size")
-    for _, row in states[states["cores"] == "computing"].iterrows():
+    cost = batches.set_index(["machine", "memory", "batch_size"])
+    table = []
+    for _, row in measured.iterrows():
         count = row["num_devices"]
-        if row["batch_size"] == 32 and 32 // count in cost.index:
-            batch = cost.loc[32 // count]
-            low = count * row["efficiency_low"] / batch["per_image_high"]
-            high = count * row["efficiency_high"] / batch["per_image_low"]
-            product = (count * row["efficiency"] / batch["per_image"], low, high)
-            table.append({"num_devices": count} | results.named_interval("speedup", product))
+        most = -(-TOTAL // count)  # images on the fullest device
+        key = (row["machine"], row["memory"], most)
+        if key not in cost.index:
+            continue
+        batch, allowed = cost.loc[key], TOTAL / most
+        low = allowed * row["efficiency_low"] / batch["per_image_high"]
+        high = allowed * row["efficiency_high"] / batch["per_image_low"]
+        speedup = (allowed * row["efficiency"] / batch["per_image"], low, high)
+        own = row[["machine", "num_devices", "cores"]].to_dict()
+        own |= {"words": STATES[row["cores"]], "allowed": allowed}
+        table.append(own | results.named_interval("speedup", speedup))
     return pd.DataFrame(table)
 
 
@@ -233,6 +247,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     rows["cores"] = cores_between_turns(rows)
     machines = {session.name: results.machine_name(session) for session in folders}
     rows["machine"] = rows["occasion"].map(machines)
+    runs = runs.assign(machine=runs["occasion"].map(machines))
     cycles = cycle_table(rows)
     medians = run_medians(cycles)
     awake = medians[medians["cores"].isin(["", "awake"])]
@@ -243,7 +258,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     made["pause"] = pause_table(read_last(folders, "pause.csv"))
     made |= {"batches": batch_table(runs), "waiting": waiting_table(sessions)}
     made |= {"states": state_table(medians), "sessions": sessions}
-    made["product"] = product_table(made["states"], made["batches"])
+    made["product"] = product_table(losses, made["states"], made["batches"])
     text = loss_text(losses) + session_text(sessions, folder)
     text += tables.markdown(
         made["waiting"],
@@ -265,9 +280,10 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     )
     text += tables.markdown(
         made["product"],
-        "The speed-up of a batch of 32 that follows from cores that compute and from what a "
-        "smaller batch costs.",
-        {"num_devices": "devices", "speedup": "speed-up over one"},
+        "The speed-up of a batch of 32 that follows from what its split allows, from what an image "
+        "costs in a smaller batch, and from the efficiency with 4 images on each emulated device.",
+        {"machine": "machine", "num_devices": "devices", "words": "a core in between"}
+        | {"allowed": "the split allows", "speedup": "speed-up over one"},
     )
     text += tables.markdown(
         made["pause"],
@@ -279,7 +295,8 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     text += tables.markdown(
         made["batches"],
         "What an image takes on one core in a smaller batch, over that in one of 32.",
-        {"memory": "malloc", "batch_size": "batch", "runs": "runs", "per_image": "ratio"},
+        {"machine": "machine", "memory": "malloc", "batch_size": "batch", "runs": "runs"}
+        | {"per_image": "ratio"},
         3,
     )
     text += tables.markdown(

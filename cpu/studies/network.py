@@ -154,7 +154,7 @@ def draw_machine(axes: plt.Axes, own: pd.DataFrame, settings: list[str]) -> None
     axes.set_title(words, loc="left", fontsize=8)
 
 
-def draw_cost(table: pd.DataFrame, *notes: str) -> plt.Figure:
+def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
     """On the most hosts, a step over one without communication: a panel for each machine."""
     own = table[table["num_devices"] == table["num_devices"].max()]
     machines = own["machine"].unique()
@@ -172,7 +172,7 @@ def draw_cost(table: pd.DataFrame, *notes: str) -> plt.Figure:
     axes.set_ylim(0, 1.15 * float(own["ratio_high"].max()))
     hosts = f"{own['num_devices'].iloc[0]} hosts, 4 images each; cores and links equally slowed"
     many = f"{figures.how_many(own)}; –: not measured; seconds are of hosts at full speed"
-    figures.headline(figure, cost_message(own), hosts, many, *notes)
+    figures.headline(figure, cost_message(own), hosts, many, note)
     return figure
 
 
@@ -202,6 +202,8 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         "An all-reduce of all gradients alone, over 2(n-1)/n x bytes / rate.",
         {"network": "link", "ranks": "hosts", "over_rate": "ratio"},
     )
-    notes = dict.fromkeys(figures.make_title(session, runs) for session in sessions)
-    cost = {"communication_cost": draw_cost(network, *notes)}
+    what, machine, data = figures.make_title(sessions[0], runs).split("; ", 2)
+    if network["machine"].nunique() > 1:
+        machine = "machines as above"
+    cost = {"communication_cost": draw_cost(network, f"{what}; {machine}; {data}")}
     return tables.Study({"network": network, "all_reduce": alone}, text, cost)

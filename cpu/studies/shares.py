@@ -153,56 +153,78 @@ def curve_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of a label over a line
+APART = 0.28  # devices between points that stand for the same number of them
+
+
+def draw_allowed(axes: plt.Axes, table: pd.DataFrame) -> None:
+    """The linear speed-up, and dashes where the split of the batch allows less, with the reason."""
+    batch, end = int(table["batch_size"].max()), table["num_devices"].max()
+    axes.plot([1, end], [1, end], ":", color="#AAAAAA", linewidth=1)
+    look = {"color": figures.GREY, "fontsize": 8.5}
+    axes.annotate("linear", (end, end), (-8, 2), textcoords="offset points", ha="right", **look)
+    uneven = table[table["allowed"] < table["num_devices"]]
+    counts, allowed = uneven["num_devices"].to_numpy(), uneven["allowed"].to_numpy()
+    figures.draw_dashes(axes, counts, allowed, "#AAAAAA", 1)
+    if len(uneven):  # why, of the last of them
+        words = "dashes: the most that an uneven split allows\n"
+        words += f"(of {counts[-1]} the fullest has {-(-batch // counts[-1])} of {batch} images: "
+        words += f"{allowed[-1]:.3g})"
+        axes.text(0.99, 0.03, words, transform=axes.transAxes, ha="right", va="bottom", **look)
+
+
+def draw_against(axes: plt.Axes, table: pd.DataFrame, name: str, base: str) -> None:
+    """A column of speed-ups, in words at the last one over what (base)."""
+    is_first = name == "speedup"
+    colour = figures.TUNED if is_first else "#555555"
+    rows = table.assign(at=table["num_devices"] + (0 if is_first else APART))
+    look = {"fmt": "o" if is_first else "s", "color": colour, "markerfacecolor": "white"}
+    figures.intervals(axes, rows, name, "at", **look)
+    look = {"color": colour, "textcoords": "offset points", "fontsize": 9, "va": "center"}
+    last = rows.iloc[-1]
+    place = (last["num_devices"] + APART, last[name])
+    words, height = f"{last[name]:.2f} over\n{base}", 8 if is_first else -10
+    axes.annotate(words, place, (9, height), fontweight="bold", bbox=CLEAR, **look)
+    if is_first:
+        for _, row in rows.iloc[:-1].iterrows():
+            if row["allowed"] == row["num_devices"]:  # elsewhere a dash is in the way
+                words, place = f"{row[name]:.2f}", (row["at"], row[name])
+                axes.annotate(words, place, (-7, -2), ha="right", bbox=CLEAR, **look)
+
+
+def draw_real(axes: plt.Axes, checks: pd.DataFrame) -> None:
+    """The speed-up on real cores of the same rounds, at the right of the emulated devices'."""
+    real = checks.iloc[0]
+    if real["num_devices"] == 1:
+        return
+    place = real["num_devices"] + 2 * APART
+    figures.intervals(axes, checks.assign(at=place), "real", "at", fmt="o", color="black")
+    words = f"{real['num_devices']:.0f} real cores: {real['real']:.2f}"
+    look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
+    axes.annotate(words, (place, real["real"]), (9, -8), **look)
 
 
 def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Figure:
-    """Speed-up of a fixed batch over devices, with the best that its split allows."""
-    batch, real = int(table["batch_size"].max()), checks.iloc[0]
-    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    """Speed-up of a fixed batch over devices: over an emulated one, and over its share of a real
+    core; with the best that its split allows."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.1), layout="constrained")
+    real, last = checks.iloc[0], table.iloc[-1]
+    share = f"{100 * real['share']:.0f} % of a"
+    draw_allowed(axes, table)
+    draw_against(axes, table, "speedup", "one emulated device")
+    draw_against(axes, table, "over_share", f"{share} real core")
+    draw_real(axes, checks)
     end = table["num_devices"].max()
-    counts = np.arange(1, end + 1)
-    axes.plot(counts, counts, ":", color="#AAAAAA", linewidth=1)
-    measured = table["num_devices"].to_numpy()
-    allowed = table["allowed"].to_numpy()
-    is_less = allowed < measured
-    figures.draw_dashes(axes, measured[is_less], allowed[is_less], "#AAAAAA", 1)
-    if is_less.any():  # why, of the last of them
-        count, best = measured[is_less][-1], allowed[is_less][-1]
-        words = "dashes: the most that an uneven split allows\n"
-        most = -(-batch // count)
-        words += f"(of {count} the fullest has {most} of {batch} images: {best:.3g})"
-        look = {"color": figures.GREY, "fontsize": 8.5, "ha": "right", "va": "bottom"}
-        axes.text(0.98, 0.03, words, transform=axes.transAxes, **look)
-    look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
-    figures.intervals(axes, table, "speedup", **look)
-    for _, row in table.iterrows():
-        place = (row["num_devices"], row["speedup"])
-        look = {"color": figures.TUNED, "textcoords": "offset points", "fontsize": 9, "bbox": CLEAR}
-        # At the right, but for where the real cores' own is.
-        is_taken = row["num_devices"] == real["num_devices"]
-        offset, side = ((-9, -2), "right") if is_taken else ((9, -10), "left")
-        axes.annotate(f"{row['speedup']:.2f}", place, offset, ha=side, **look)
-    if real["num_devices"] > 1:
-        place = real["num_devices"] + 0.3  # not on top of each other
-        beside = checks.assign(num_devices=place)
-        figures.intervals(axes, beside, "real", fmt="o", color="black")
-        words = f"{real['num_devices']:.0f} real cores: {real['real']:.2f}"
-        words += f" ({real['rounds']:.0f} rounds)"
-        look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
-        axes.annotate(words, (place, real["real"]), (9, -8), **look)
-    look = {"color": figures.GREY, "fontsize": 8.5, "va": "center"}
-    axes.annotate("linear", (end, end), (6, 0), textcoords="offset points", **look)
     axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
-    axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=counts)
-    last, share = table.iloc[-1], f"{100 * real['share']:.0f} % of a"
+    axes.set(xlim=(0.4, end + 2.4), ylim=(0, end + 0.4), xticks=np.arange(1, end + 1))
     message = f"{end} emulated devices: {last['speedup']:.1f} times as fast as one of them"
-    over = f"{end} devices: {last['over_share']:.1f} times as fast as {share} real core"
+    many = f"batch {table['batch_size'].max()}; an emulated device is {share} core; "
+    notes = [many + figures.how_many(table), note]
     if real["rounds_of_both"]:
         count = f"{real['num_devices']:.0f}"
-        over += f"; {count} gain {real['against_real']:.2f} times as much as {count} real cores do"
-        over += " in the same rounds"
-    many = f"batch {batch}; an emulated device is {share} core; {figures.how_many(table)}"
-    figures.headline(figure, message, over, many, note)
+        words = f"in the rounds that have both, {count} emulated devices gain "
+        words += f"{real['against_real']:.2f} times as much as {count} real cores"
+        notes.insert(0, words)
+    figures.headline(figure, message, *notes)
     return figure
 
 
