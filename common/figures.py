@@ -301,7 +301,7 @@ def parts_over_devices(
     how much it is longer; at the right, of the last one, which parts are why (spread: their
     intervals)."""
     grid = figure.add_gridspec(1, 8)
-    left = figure.add_subplot(grid[:5] if len(rows) > 1 else grid[:])
+    left = figure.add_subplot(grid[:4] if len(rows) > 1 else grid[:])
     parts = rows[list(PARTS)].fillna(0)
     bottom, lowest = np.zeros(len(parts)), -np.inf
     tallest = 1.12 * max(*parts.sum(axis=1), *ideal)
@@ -330,7 +330,7 @@ def parts_over_devices(
     left.set_xticks(range(len(rows)), rows["num_devices"])
     left.set_xlim(-0.5, len(rows) - 0.5 + 0.4 * max(2, len(rows)))
     if len(rows) > 1:
-        right = figure.add_subplot(grid[5:])
+        right = figure.add_subplot(grid[4:])
         why_longer(right, longer_parts(rows, ideal).iloc[-1], spread)
         right.set_title(f"{rows['num_devices'].iloc[-1]} {device}: % longer than ideal")
 
@@ -344,17 +344,17 @@ def why_longer(axes: plt.Axes, longer: pd.Series, spread: pd.DataFrame) -> None:
     for place, (name, value) in enumerate(percent.items()):
         colour = colours[name] if name in colours else PARTS[name][0]
         axes.barh(place, value, 0.62, color=colour)
-        end = max(value, 0)
+        # At the right edge, clear of the whiskers.
+        look = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
+        axes.text(1, place, f"{value:.1f} %", **look)
         if name in spread:
             low, high = 100 * spread[name].iloc[1:]
             axes.hlines(place, low, high, color="#222222", linewidth=1)
-            end = max(end, high)
-        look = {"va": "center", "fontsize": 8.5, "textcoords": "offset points"}
-        axes.annotate(f"{value:.1f}", (end, place), (4, 0), **look)
     names = [NAMES.get(name, name) for name in percent.index]
     axes.set_yticks(range(len(percent)), [textwrap.fill(name, 16) for name in names])
     axes.set_ylim(len(percent) - 0.4, -0.6)
-    axes.margins(x=0.25)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.35 * (high - low))
     axes.axvline(0, color="#222222", linewidth=0.8)
     axes.grid(visible=False)
 

@@ -189,8 +189,6 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
         words.append("whiskers: interval over rounds")
     dashes = "ideal: a step on the fewest cores, shared out as the batch is split"
     message = figures.longer_message(main, "core", ideal)
-    if set(main["memory"]) == {"kept"}:
-        message += " (tuned malloc)"
     figures.headline(figure, message, ", ".join(words), dashes, session.title)
     return figure
 

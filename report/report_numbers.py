@@ -28,7 +28,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "curve/faults": [],
     "curve/losses": ["machine", "device", "num_devices", "images"],
     "curve/pause": ["work", "cores"],
-    "curve/product": ["machine", "num_devices", "cores"],
+    "curve/product": ["machine", "num_devices"],
     "curve/states": ["num_devices", "cores"],
     "curve/touch": ["gib"],
     "curve/waiting": ["occasion", "num_devices"],
@@ -58,8 +58,11 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
 }
 
 
-MACHINES = {"AMD EPYC, AVX512": "A", "Intel(R) Xeon(R) Processor, AVX512": "B"}
-MACHINES |= {"AMD EPYC, AVX2": "C"}  # as the report calls them
+MACHINES = {  # as the report calls them
+    "AMD EPYC, AVX512": "A",
+    "Intel(R) Xeon(R) Processor, AVX512": "B",
+    "AMD EPYC, AVX2": "C",
+}
 LOSSES = ("contention", "imbalance", "communication", "efficiency")
 
 
@@ -268,13 +271,12 @@ def emulated_rows() -> list[list[object]]:
     them, with the speed-up that follows for a batch of 32 beside that measured by study shares."""
     own = "machine == 'AMD EPYC, AVX2'"
     losses = read_table("curve/losses").query(f"{own} and device != 'core' and images == 4")
-    products = read_table("curve/product").query(f"{own} and cores == 'awake'")
-    products = products.set_index("num_devices")
+    products = read_table("curve/product").query(own).set_index("num_devices")
     measured = read_table("shares/results").set_index("num_devices")
     rows = []
     for _, row in losses.iterrows():
         count = row["num_devices"]
-        cells = [interval_text(row, name) for name in LOSSES]
+        cells = [interval_text(row, name) for name in ("imbalance", "communication", "left")]
         speedups = [interval_text(table.loc[count], "speedup") for table in (products, measured)]
         rows.append([count, row["runs"], *cells, *speedups])
     return rows

@@ -191,7 +191,6 @@ def test_curve_losses_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     assert losses.loc[8, "waiting_percent"] == pytest.approx(0, abs=1e-6)
     result = pd.read_csv(tmp_path / "plots" / "results.csv").set_index("num_devices")
     assert result.loc[4, "speedup"] == pytest.approx(4 / 1.25)
-    assert result.loc[4, "over_share"] == pytest.approx(8 / (0.2 * 44 * 1.25 / 4))
     assert result.loc[4, "allowed"] == 4 and 7 not in result.index  # it has no fixed batch
     assert script.figures.largest_speedup(32, np.array([7])) == pytest.approx(6.4)
     emulation = pd.read_csv(tmp_path / "plots" / "emulation.csv").iloc[0]
@@ -214,7 +213,9 @@ def test_a_fixed_batch_is_held_against_real_cores(share_runs, tmp_path):
     check = script.check_table(*script.of_the_curve(runs)).iloc[0]
     assert check["num_devices"] == 2 and check["real"] == pytest.approx(1 / 0.55)
     assert check["against_real"] == pytest.approx(1.1 / 1.25)
+    assert check["real_of_both"] == check["real"]
     assert check["factor"] == pytest.approx(44 * 0.2 / 8)
+    assert check["over_share"] == pytest.approx(8 / (0.2 * 44 * 1.25 / check["most"]))
     done = run_plots("cpu/studies/shares.py", alone, "--output", tmp_path / "plots")
     assert done.returncode == 0, done.stderr
     made = {path.stem for path in (tmp_path / "plots").glob("*.csv")}

@@ -61,28 +61,29 @@ def cycle_table(rows: pd.DataFrame) -> pd.DataFrame:
     table["imbalance"] = table["slowest"] / table["together"] / table["split"]
     table["communication"] = table["parallel"] / table["slowest"]
     table["longer"] = table[RATIOS].prod(axis=1)
+    table["lost"] = table["imbalance"] * table["communication"]
     return table.reset_index()
 
 
 def run_medians(cycles: pd.DataFrame) -> pd.DataFrame:
     """One row per run: medians over its cycles, which are skewed."""
-    names = [*RATIOS, "longer", "split", "alone"]
+    names = [*RATIOS, "longer", "lost", "split", "alone"]
     runs = cycles.groupby(RUN)[names].median().reset_index()
     return runs.assign(cycles=cycles.groupby(RUN).size().to_numpy())
 
 
 def loss_table(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One row per configuration, told apart by keys: the three losses, and the efficiency that they
-    leave."""
+    """One row per configuration, told apart by keys: the three losses, the efficiency that they
+    leave, and what the last two of them leave: emulated devices cannot show contention."""
     table = []
     for key, own in runs.groupby(keys):
-        own = own.assign(efficiency=1 / own["longer"])
+        own = own.assign(efficiency=1 / own["longer"], left=1 / own["lost"])
         row = dict(zip(keys, key, strict=True)) | {"runs": len(own), "cycles": own["cycles"].sum()}
         row["sessions"] = own["occasion"].nunique()
         row["device"] = "core" if row["cpu_share"] == "" else "emulated device"
         row["images"] = row["batch_size"] / row["num_devices"]
         row["split"] = own["split"].median()
-        measures = {name: median(name) for name in [*RATIOS, "efficiency"]}
+        measures = {name: median(name) for name in [*RATIOS, "efficiency", "left"]}
         table.append(row | measure_all(own, measures))
     return pd.DataFrame(table)
 
@@ -157,32 +158,25 @@ def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def product_table(
-    losses: pd.DataFrame, states: pd.DataFrame, batches: pd.DataFrame
-) -> pd.DataFrame:
+def product_table(losses: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
     """The speed-up of a batch of 32 that follows from what its split allows, from what an image
-    costs in the smaller batch that each device has, and from the efficiency that was measured with
-    4 images on each emulated device; its ends are those that both intervals allow."""
-    measured = losses[(losses["cpu_share"] != "") & (losses["images"] == 4)].assign(cores="awake")
-    if len(states):
-        measured = pd.concat([measured, states[states["cores"] == "computing"]])
+    costs in the smaller batch that each device has, and from what waiting and communication leave
+    of it, with 4 images on each emulated device; its ends are those that both intervals allow."""
+    measured = losses[(losses["cpu_share"] != "") & (losses["images"] == 4)]
     if measured.empty or batches.empty:
         return pd.DataFrame()
     cost = batches.set_index(["machine", "memory", "batch_size"])
     table = []
     for _, row in measured.iterrows():
-        count = row["num_devices"]
-        most = -(-TOTAL // count)  # images on the fullest device
+        most = -(-TOTAL // row["num_devices"])  # images on the fullest device
         key = (row["machine"], row["memory"], most)
-        if key not in cost.index:
-            continue
-        batch, allowed = cost.loc[key], TOTAL / most
-        low = allowed * row["efficiency_low"] / batch["per_image_high"]
-        high = allowed * row["efficiency_high"] / batch["per_image_low"]
-        speedup = (allowed * row["efficiency"] / batch["per_image"], low, high)
-        own = row[["machine", "num_devices", "cores"]].to_dict()
-        own |= {"words": STATES[row["cores"]], "allowed": allowed}
-        table.append(own | results.named_interval("speedup", speedup))
+        if key in cost.index:
+            batch, allowed = cost.loc[key], TOTAL / most
+            low = allowed * row["left_low"] / batch["per_image_high"]
+            high = allowed * row["left_high"] / batch["per_image_low"]
+            speedup = (allowed * row["left"] / batch["per_image"], low, high)
+            own = row[["machine", "num_devices"]].to_dict() | {"allowed": allowed}
+            table.append(own | results.named_interval("speedup", speedup))
     return pd.DataFrame(table)
 
 
@@ -258,7 +252,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     made["pause"] = pause_table(read_last(folders, "pause.csv"))
     made |= {"batches": batch_table(runs), "waiting": waiting_table(sessions)}
     made |= {"states": state_table(medians), "sessions": sessions}
-    made["product"] = product_table(losses, made["states"], made["batches"])
+    made["product"] = product_table(losses, made["batches"])
     text = loss_text(losses) + session_text(sessions, folder)
     text += tables.markdown(
         made["waiting"],
@@ -281,9 +275,10 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     text += tables.markdown(
         made["product"],
         "The speed-up of a batch of 32 that follows from what its split allows, from what an image "
-        "costs in a smaller batch, and from the efficiency with 4 images on each emulated device.",
-        {"machine": "machine", "num_devices": "devices", "words": "a core in between"}
-        | {"allowed": "the split allows", "speedup": "speed-up over one"},
+        "costs in a smaller batch, and from what waiting and communication leave of it, with 4 "
+        "images on each emulated device.",
+        {"machine": "machine", "num_devices": "devices", "allowed": "the split allows"}
+        | {"speedup": "speed-up over one"},
     )
     text += tables.markdown(
         made["pause"],

@@ -22,11 +22,13 @@ CPU = Path(__file__).resolve().parents[1]
 COLOURS = {"glibc": figures.DEFAULT, "kept": figures.TUNED}
 
 
-def allocator_name(memory: str) -> str:
+def name_of(memory: str) -> str:
     """What the rows have as memory, in words."""
     if "MALLOC_CONF" in memory:
         return "jemalloc without decay"
-    return "glibc, huge pages" if "THP" in memory else memory
+    if "THP" in memory:
+        return "torch's huge pages"
+    return tables.MALLOCS.get(memory, memory)
 
 
 def predicted_faults(blocks: pd.DataFrame, batch: int) -> float:
@@ -185,7 +187,7 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
     most, low = one["faults"].max(), one["ms"].min()
     few = []  # mallocs all of whose points lie where there are hardly any faults
     for number, (memory, own) in enumerate(one.groupby("memory")):
-        name = tables.MALLOCS.get(memory, allocator_name(memory))
+        name = name_of(memory)
         colour = COLOURS.get(memory, figures.COLOURS[1 + number % 5])
         points = interval_table(own, "batch_size", faults=median("faults"), ms=median("ms"))
         if own["faults"].max() < 0.05 * most and "THP" not in memory:
@@ -195,7 +197,9 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
             is_seen = (points["faults"] > 0.05 * most) | ("THP" in memory)
             label_points(axes, points[is_seen], name, colour, most / 2)
         figures.intervals(axes, points, "ms", "faults", fmt="o", color=colour)
-    words = f"hardly any faults: {', '.join(few)}"
+    clean = one[one["memory"].map(name_of).isin(few)].groupby(["memory", "batch_size"])["ms"]
+    times = f"{clean.median().min():.0f} to {clean.median().max():.0f} ms"
+    words = f"hardly any faults, {times}:\n{', '.join(few)}"
     look = {"color": figures.TUNED, "fontweight": "bold", "fontsize": 9, "va": "top"}
     axes.text(0, 0.93 * low, words, **look)
     draw_line(axes, price, most)
@@ -204,7 +208,7 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
     each_point = figures.how_many(interval_table(one, ["memory", "batch_size"]))
     figures.headline(
         figure,
-        f"An image takes {price['price_us']:.2f} µs longer for each page fault",
+        f"The time of an image follows its page faults: {price['price_us']:.2f} µs each",
         f"one core; the numbers are images of the batch; {each_point}",
         note,
     )

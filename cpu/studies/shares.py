@@ -73,34 +73,28 @@ def result_table(curve: pd.DataFrame, kind: str = "strong") -> pd.DataFrame:
     return strong[names].assign(allowed=figures.largest_speedup(strong["batch_size"].max(), counts))
 
 
-def over_real_share(table: pd.DataFrame, shares: pd.DataFrame, real: pd.DataFrame) -> pd.DataFrame:
-    """The table with each rate over what the share would give of a real core, in the same rounds: a
-    speed-up whose base is no emulated device."""
-    one = real[real["num_devices"] == 1]
-    one = one.assign(rate=one["rate"] * float(shares["cpu_share"].iloc[0]))
-    measured = []
-    for count in table["num_devices"]:
-        ratio = results.paired_interval(shares[shares["num_devices"] == count], one)
-        measured.append(results.named_interval("over_share", ratio))
-    return table.assign(**pd.DataFrame(measured, index=table.index))
-
-
 def check_table(shares: pd.DataFrame, real: pd.DataFrame) -> pd.DataFrame:
     """Emulated devices against real cores in the same rounds: the speed-up on the most real cores,
-    if there are as many emulated ones theirs over it, and a step on one emulated device over a real
-    core's, times the share: 1 if a share of a core does that share of its work."""
-    most = real["num_devices"].max()
-    measured = speedup_by_round(real, most)
-    ratios = (speedup_by_round(shares, most) / measured).dropna()
-    row = {"num_devices": most, "rounds": len(measured), "rounds_of_both": len(ratios)}
-    row["share"] = float(shares["cpu_share"].iloc[0])
-    row |= results.named_interval("real", results.median_interval(measured.dropna()))
-    both = results.median_interval(ratios) if len(ratios) else (np.nan, np.nan, np.nan)
-    row |= results.named_interval("against_real", both)
-    one, sliced = (own[own["num_devices"] == 1] for own in (real, shares))
-    sliced = sliced.assign(step_time=sliced["step_time"] * row["share"])
-    factor = results.paired_interval(sliced, one, "step_time")
-    return pd.DataFrame([row | results.named_interval("factor", factor)])
+    in all rounds and in those that have as many emulated devices, whose speed-up is over it; a step
+    on one emulated device over a real core's, times the share (1 if a share of a core does that
+    share of its work); and the rate of the most devices over that share of a real core's."""
+    count, most = real["num_devices"].max(), shares["num_devices"].max()
+    measured = speedup_by_round(real, count).dropna()
+    ratios = (speedup_by_round(shares, count) / measured).dropna()
+    row = {"num_devices": count, "rounds": len(measured), "rounds_of_both": len(ratios)}
+    row |= {"share": float(shares["cpu_share"].iloc[0]), "most": most}
+    none = (np.nan, np.nan, np.nan)
+    for name, values in {"real": measured, "against_real": ratios}.items():
+        interval = results.median_interval(values) if len(values) else none
+        row |= results.named_interval(name, interval)
+    both = results.median_interval(measured[ratios.index]) if len(ratios) else none
+    row |= results.named_interval("real_of_both", both)
+    one = real[real["num_devices"] == 1]
+    one = one.assign(step_time=one["step_time"] / row["share"], rate=one["rate"] * row["share"])
+    sliced = shares[shares["num_devices"] == 1]
+    row |= results.named_interval("factor", results.paired_interval(sliced, one, "step_time"))
+    over = results.paired_interval(shares[shares["num_devices"] == most], one)
+    return pd.DataFrame([row | results.named_interval("over_share", over)])
 
 
 def straggler_runs(rows: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +147,6 @@ def curve_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of a label over a line
-APART = 0.28  # devices between points that stand for the same number of them
 
 
 def draw_allowed(axes: plt.Axes, table: pd.DataFrame) -> None:
@@ -161,7 +154,7 @@ def draw_allowed(axes: plt.Axes, table: pd.DataFrame) -> None:
     batch, end = int(table["batch_size"].max()), table["num_devices"].max()
     axes.plot([1, end], [1, end], ":", color="#AAAAAA", linewidth=1)
     look = {"color": figures.GREY, "fontsize": 8.5}
-    axes.annotate("linear", (end, end), (-8, 2), textcoords="offset points", ha="right", **look)
+    axes.annotate("linear", (end, end), (6, 0), textcoords="offset points", va="center", **look)
     uneven = table[table["allowed"] < table["num_devices"]]
     counts, allowed = uneven["num_devices"].to_numpy(), uneven["allowed"].to_numpy()
     figures.draw_dashes(axes, counts, allowed, "#AAAAAA", 1)
@@ -172,59 +165,39 @@ def draw_allowed(axes: plt.Axes, table: pd.DataFrame) -> None:
         axes.text(0.99, 0.03, words, transform=axes.transAxes, ha="right", va="bottom", **look)
 
 
-def draw_against(axes: plt.Axes, table: pd.DataFrame, name: str, base: str) -> None:
-    """A column of speed-ups, in words at the last one over what (base)."""
-    is_first = name == "speedup"
-    colour = figures.TUNED if is_first else "#555555"
-    rows = table.assign(at=table["num_devices"] + (0 if is_first else APART))
-    look = {"fmt": "o" if is_first else "s", "color": colour, "markerfacecolor": "white"}
-    figures.intervals(axes, rows, name, "at", **look)
-    look = {"color": colour, "textcoords": "offset points", "fontsize": 9, "va": "center"}
-    last = rows.iloc[-1]
-    place = (last["num_devices"] + APART, last[name])
-    words, height = f"{last[name]:.2f} over\n{base}", 8 if is_first else -10
-    axes.annotate(words, place, (9, height), fontweight="bold", bbox=CLEAR, **look)
-    if is_first:
-        for _, row in rows.iloc[:-1].iterrows():
-            if row["allowed"] == row["num_devices"]:  # elsewhere a dash is in the way
-                words, place = f"{row[name]:.2f}", (row["at"], row[name])
-                axes.annotate(words, place, (-7, -2), ha="right", bbox=CLEAR, **look)
-
-
 def draw_real(axes: plt.Axes, checks: pd.DataFrame) -> None:
-    """The speed-up on real cores of the same rounds, at the right of the emulated devices'."""
-    real = checks.iloc[0]
-    if real["num_devices"] == 1:
-        return
-    place = real["num_devices"] + 2 * APART
-    figures.intervals(axes, checks.assign(at=place), "real", "at", fmt="o", color="black")
-    words = f"{real['num_devices']:.0f} real cores: {real['real']:.2f}"
+    """The speed-up on real cores in the rounds that have as many emulated devices."""
+    count = checks["num_devices"].iloc[0]
+    rows = checks.assign(at=checks["num_devices"] + 0.25)
+    figures.intervals(axes, rows, "real_of_both", "at", fmt="o", color="black")
+    words = f"{count} real cores, same rounds: {checks['real_of_both'].iloc[0]:.2f}"
     look = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
-    axes.annotate(words, (place, real["real"]), (9, -8), **look)
+    axes.annotate(words, (count + 0.25, checks["real_of_both"].iloc[0]), (9, -6), **look)
 
 
 def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Figure:
-    """Speed-up of a fixed batch over devices: over an emulated one, and over its share of a real
-    core; with the best that its split allows."""
+    """Speed-up of a fixed batch over emulated devices, with the best that its split allows, and
+    that of real cores."""
     figure, axes = plt.subplots(figsize=(6.4, 3.1), layout="constrained")
-    real, last = checks.iloc[0], table.iloc[-1]
-    share = f"{100 * real['share']:.0f} % of a"
     draw_allowed(axes, table)
-    draw_against(axes, table, "speedup", "one emulated device")
-    draw_against(axes, table, "over_share", f"{share} real core")
-    draw_real(axes, checks)
+    look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
+    figures.intervals(axes, table, "speedup", **look)
+    for _, row in table.iterrows():
+        look = {"color": figures.TUNED, "textcoords": "offset points", "fontsize": 9, "bbox": CLEAR}
+        # At the right, but for where the real cores' own is.
+        is_taken = row["num_devices"] == checks["num_devices"].iloc[0]
+        offset, side = ((-9, -2), "right") if is_taken else ((9, -10), "left")
+        place = (row["num_devices"], row["speedup"])
+        axes.annotate(f"{row['speedup']:.2f}", place, offset, ha=side, **look)
+    if checks["rounds_of_both"].iloc[0] and checks["num_devices"].iloc[0] > 1:
+        draw_real(axes, checks)
     end = table["num_devices"].max()
-    axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up")
-    axes.set(xlim=(0.4, end + 2.4), ylim=(0, end + 0.4), xticks=np.arange(1, end + 1))
-    message = f"{end} emulated devices: {last['speedup']:.1f} times as fast as one of them"
-    many = f"batch {table['batch_size'].max()}; an emulated device is {share} core; "
-    notes = [many + figures.how_many(table), note]
-    if real["rounds_of_both"]:
-        count = f"{real['num_devices']:.0f}"
-        words = f"in the rounds that have both, {count} emulated devices gain "
-        words += f"{real['against_real']:.2f} times as much as {count} real cores"
-        notes.insert(0, words)
-    figures.headline(figure, message, *notes)
+    axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up over one")
+    axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=np.arange(1, end + 1))
+    message = f"{end} emulated devices train {table['speedup'].iloc[-1]:.1f} times as fast as one"
+    share = f"an emulated device is {100 * checks['share'].iloc[0]:.0f} % of a core"
+    many = f"batch {table['batch_size'].max()}; {share}; {figures.how_many(table)}"
+    figures.headline(figure, message, many, note)
     return figure
 
 
@@ -234,18 +207,18 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
     columns |= {"allowed": "the most that is possible"}
     text = tables.markdown(
         own["results"],
-        "Speed-up of a fixed batch of 32 over one emulated device, and over as large a share of "
-        "what a real core does in the same rounds; tuned malloc.",
-        columns | {"over_share": "over as much of a real core"},
+        "Speed-up of a fixed batch of 32 over one emulated device; tuned malloc.",
+        columns,
     )
     text += tables.markdown(
         own["checks"],
-        "Real cores in the same rounds: their speed-up; that of as many emulated devices over it, "
-        "in the rounds that have both; and a step on a share of a core over what that part of a "
-        "core's would take.",
+        "Real cores in the same rounds: their speed-up; that in the rounds that have as many "
+        "emulated devices, whose speed-up is over it; a step on a share of a core over what that "
+        "part of a core's would take; and the rate of the most devices over such a part's.",
         {"num_devices": "cores", "rounds": "rounds", "real": "their speed-up"}
-        | {"rounds_of_both": "rounds of both", "against_real": "emulated over real"}
-        | {"factor": "a share of a core"},
+        | {"rounds_of_both": "rounds of both", "real_of_both": "their speed-up in these"}
+        | {"against_real": "emulated over real", "factor": "a share of a core"}
+        | {"most": "devices", "over_share": "over a share of a core"},
     )
     title = "Earlier, on cores that may pause, by the second step of a process: the speed-up."
     return text + tables.markdown(own["pausing"], title, columns)
@@ -288,7 +261,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     table = results.configuration_table(runs)
     own = {"checks": check_table(shares, real), "curve": curve_table(table)}
     curve = tables.require(result_table(own["curve"]), "one emulated device and of more")
-    own["results"] = over_real_share(curve, shares, real)
+    own["results"] = curve
     own["pausing"] = result_table(own["curve"], "strong_pausing")
     text = curve_text(own)
     if (runs["scaling"] == "weak").any():  # the controls are there, too

@@ -122,18 +122,19 @@ def draw_steps(variants: pd.DataFrame, note: str) -> figures.plt.Figure:
     for place, row in rows.iterrows():
         words = f"{row['rate']:.3g} img/s"
         if place:
-            words += f"   × {row['gain']:.2f}" if is_faster[place - 1] else "   no clear gain"
+            gain = f"{row['gain']:.2f} times plain PyTorch"
+            words += f"   {gain if is_faster[place - 1] else 'no clear gain'}"
         look = {"va": "center", "textcoords": "offset points", "fontsize": 9.5}
         axes.annotate(words, (row["rate_high"], place), (6, 0), **look)
     axes.set_yticks(places, list(steps))
-    axes.set(xlabel="images per second", xlim=(0, 1.5 * rows["rate_high"].max()))
+    axes.set(xlabel="images per second", xlim=(0, 1.75 * rows["rate_high"].max()))
     axes.invert_yaxis()
     axes.grid(visible=False)
     best = rows.iloc[2]
     cores = figures.count_text(best["num_devices"], "core")
     message = f"bf16 and channels last make {cores} {best['gain']:.2f} times as fast"
     detail = f"batch {best['batch_size']}; median and 95 % interval of {best['runs']} runs"
-    added = "each bar adds to the one above; ×: median of the ratios to plain PyTorch within rounds"
+    added = "each bar adds to the one above; times: median of the ratios within rounds"
     figures.headline(figure, message, added, detail, note)
     return figure
 
