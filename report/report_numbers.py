@@ -47,7 +47,6 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "repeat/speedups": ["date", "memory"],
     "shares/checks": [],
     "shares/curve": ["kind", "num_devices"],
-    "shares/losses": ["num_devices"],
     "shares/results": ["num_devices"],
     "shares/stragglers": ["part"],
     "single_process/settings": ["setting"],

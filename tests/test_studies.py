@@ -177,18 +177,12 @@ def share_runs(tmp_path):
     return script, tmp_path
 
 
-def test_curve_losses_and_stragglers_from_one_to_eight(share_runs, tmp_path):
+def test_curve_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     script, folder = share_runs
     late = script.straggler_table(script.results.read_results(folder)[0]).set_index("part")
     assert late.loc[[0.8, 0.5], "step_ratio"].tolist() == pytest.approx([1 / 0.8 / 1.06, 2 / 1.06])
     done = run_plots("cpu/studies/shares.py", folder, "--output", tmp_path / "plots")
     assert done.returncode == 0, done.stderr
-    losses = pd.read_csv(tmp_path / "plots" / "losses.csv").set_index("num_devices")
-    assert sorted(losses.index) == list(range(2, 9))
-    # By write_run a tenth of a step is communication, of which 0.01 s is DDP's copy.
-    step = 6.0 * 1.175 * 1.14
-    assert losses.loc[8, "transfer_percent"] == pytest.approx(10 - 1 / step, abs=0.05)
-    assert losses.loc[8, "waiting_percent"] == pytest.approx(0, abs=1e-6)
     result = pd.read_csv(tmp_path / "plots" / "results.csv").set_index("num_devices")
     assert result.loc[4, "speedup"] == pytest.approx(4 / 1.25)
     assert result.loc[4, "allowed"] == 4 and 7 not in result.index  # it has no fixed batch

@@ -2,9 +2,7 @@
 
 A fixed batch is measured on cores that compute while no device has its turn, and in the same rounds
 on real ones; earlier rows are of cores that may pause, after which a core computes slower at first.
-With as many images on each device, what is lost is measured within a run: of a step, the part in
-which a rank computes, waits for others, or for the all-reduce. Between runs the machine drifts by
-more than that. The controls say how far the emulation can be trusted: whether ranks that do not
+What is lost on the way is measured by study curve. The controls say how far the emulation can be trusted: whether ranks that do not
 communicate keep the step of one; whether two emulated devices gain as much as two real cores in the
 same rounds; whether the step follows the share of a straggler, and the others wait for just that.
 """
@@ -47,20 +45,6 @@ def error_of_emulation(runs: pd.DataFrame) -> results.Interval:
     for _, own in alone.groupby("num_devices"):
         ratios.append(results.paired_ratios(own, one, "busy"))
     return results.median_interval(pd.concat(ratios))
-
-
-def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Per number of devices with 4 images each, in % of a step: a rank's own work, waiting for
-    others, all-reduce that is not hidden. All of one run's ranks and clock."""
-    own = runs.query("scaling == 'weak' and mode == 'ddp' and options == '' and cpu_share != ''")
-    own = own[own["num_devices"] > 1].copy()
-    for part in ("waiting", "transfer"):
-        own[f"{part}_percent"] = 100 * own[part] / own["step_time"]
-    own["work_percent"] = 100 - own["waiting_percent"] - own["transfer_percent"]
-    names = [f"{part}_percent" for part in ("work", "waiting", "transfer")]
-    measures = {name: mean(name) for name in names}
-    table = interval_table(own, "num_devices", **measures)
-    return table.sort_values("num_devices", ignore_index=True)
 
 
 def result_table(curve: pd.DataFrame, kind: str = "strong") -> pd.DataFrame:
@@ -225,14 +209,8 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
 
 
 def control_text(own: dict[str, pd.DataFrame]) -> str:
-    """Losses with as many images on each device, and controls, as tables."""
+    """The controls, as tables."""
     text = tables.markdown(
-        own["losses"],
-        "With 4 images on each device, % of a step.",
-        {"num_devices": "devices", "work_percent": "own work", "waiting_percent": "waiting"}
-        | {"transfer_percent": "all-reduce not hidden"},
-    )
-    text += tables.markdown(
         own["emulation"],
         "Do emulated devices disturb each other? The step without communication over one device's, "
         "all numbers of devices together.",
@@ -246,13 +224,12 @@ def control_text(own: dict[str, pd.DataFrame]) -> str:
 
 
 def control_tables(runs: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of as many images on each device, and of stragglers."""
+    """The tables of as many images on each device without communication, and of stragglers."""
     rows = results.read_results(folder)[0].query("model == 'densenet121'")
-    own = {"stragglers": straggler_table(rows), "losses": loss_table(runs)}
-    tables.require(own["stragglers"].iloc[1:], "stragglers")
-    tables.require(own["losses"], "data parallelism with as many images on each device")
+    late = straggler_table(rows)
+    tables.require(late.iloc[1:], "stragglers")
     emulation = results.named_interval("alone", error_of_emulation(runs))
-    return own | {"emulation": pd.DataFrame([emulation])}
+    return {"stragglers": late, "emulation": pd.DataFrame([emulation])}
 
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:

@@ -133,9 +133,9 @@ def draw_steps(variants: pd.DataFrame, note: str) -> figures.plt.Figure:
     best = rows.iloc[2]
     cores = figures.count_text(best["num_devices"], "core")
     message = f"bf16 and channels last make {cores} {best['gain']:.2f} times as fast"
-    detail = f"batch {best['batch_size']}; median and 95 % interval of {best['runs']} runs"
-    added = "each bar adds to the one above; times: median of the ratios within rounds"
-    figures.headline(figure, message, added, detail, note)
+    detail = f"each bar adds to the one above; ratios within rounds; batch {best['batch_size']}; "
+    detail += f"median and 95 % interval of {best['runs']} runs"
+    figures.headline(figure, message, detail, note)
     return figure
 
 
