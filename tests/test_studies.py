@@ -187,8 +187,6 @@ def test_curve_and_stragglers_from_one_to_eight(share_runs, tmp_path):
     assert result.loc[4, "speedup"] == pytest.approx(4 / 1.25)
     assert result.loc[4, "allowed"] == 4 and 7 not in result.index  # it has no fixed batch
     assert script.figures.largest_speedup(32, np.array([7])) == pytest.approx(6.4)
-    emulation = pd.read_csv(tmp_path / "plots" / "emulation.csv").iloc[0]
-    assert emulation["alone"] == pytest.approx(1.04)
     drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
     assert drawn == {"speedup"}
     assert "| 4 | 3.20 [3.20, 3.20] | 4 |" in done.stdout

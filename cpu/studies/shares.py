@@ -2,9 +2,9 @@
 
 A fixed batch is measured on cores that compute while no device has its turn, and in the same rounds
 on real ones; earlier rows are of cores that may pause, after which a core computes slower at first.
-What is lost on the way is measured by study curve. The controls say how far the emulation can be trusted: whether ranks that do not
-communicate keep the step of one; whether two emulated devices gain as much as two real cores in the
-same rounds; whether the step follows the share of a straggler, and the others wait for just that.
+What is lost on the way is measured by study curve. The controls say how far the emulation can be
+trusted: whether two emulated devices gain as much as two real cores in the same rounds; whether the
+step follows the share of a straggler, and the others wait for just that.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 import results
 import tables
 from figures import plt
-from tables import interval_table, mean, measure_all
+from tables import mean, measure_all
 
 STRAGGLER = r"straggler=([0-9.]+)"
 COMPUTING = "cores=computing"  # option of rows whose cores compute in between
@@ -32,19 +32,6 @@ def of_the_curve(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def speedup_by_round(runs: pd.DataFrame, devices: int) -> pd.Series:
     many, one = (runs[runs["num_devices"] == count] for count in (devices, 1))
     return results.by_round(many) / results.by_round(one)
-
-
-def error_of_emulation(runs: pd.DataFrame) -> results.Interval:
-    """The step without communication over one device's, over all rounds and numbers of devices: 1
-    where emulated devices do not disturb each other, with as many images on each."""
-    runs = runs.query("scaling == 'weak' and options == '' and cpu_share != ''")
-    runs = runs.assign(busy=runs["step_time"] - runs["waiting"])
-    one = runs.query("mode == 'single_process' and num_devices == 1")
-    alone = runs[runs["mode"] == "no_communication"]
-    ratios = []
-    for _, own in alone.groupby("num_devices"):
-        ratios.append(results.paired_ratios(own, one, "busy"))
-    return results.median_interval(pd.concat(ratios))
 
 
 def result_table(curve: pd.DataFrame, kind: str = "strong") -> pd.DataFrame:
@@ -208,28 +195,12 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
     return text + tables.markdown(own["pausing"], title, columns)
 
 
-def control_text(own: dict[str, pd.DataFrame]) -> str:
-    """The controls, as tables."""
-    text = tables.markdown(
-        own["emulation"],
-        "Do emulated devices disturb each other? The step without communication over one device's, "
-        "all numbers of devices together.",
-        {"alone": "no communication"},
-    )
-    late = own["stragglers"]
+def late_text(late: pd.DataFrame) -> str:
+    """What stragglers do, as a table."""
     columns = {"part": "part of its share", "step_ratio": "step over that without"}
     columns |= {"longer": "it computes longer (s)", "waiting": "the others wait (s)"}
     shown = late[late["part"] <= 0.8]
-    return text + tables.markdown(shown, "A straggler, one of 4 devices.", columns)
-
-
-def control_tables(runs: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of as many images on each device without communication, and of stragglers."""
-    rows = results.read_results(folder)[0].query("model == 'densenet121'")
-    late = straggler_table(rows)
-    tables.require(late.iloc[1:], "stragglers")
-    emulation = results.named_interval("alone", error_of_emulation(runs))
-    return {"stragglers": late, "emulation": pd.DataFrame([emulation])}
+    return tables.markdown(shown, "A straggler, one of 4 devices.", columns)
 
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
@@ -237,13 +208,13 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     shares, real = of_the_curve(runs)
     table = results.configuration_table(runs)
     own = {"checks": check_table(shares, real), "curve": curve_table(table)}
-    curve = tables.require(result_table(own["curve"]), "one emulated device and of more")
-    own["results"] = curve
+    own["results"] = tables.require(result_table(own["curve"]), "one emulated device and of more")
     own["pausing"] = result_table(own["curve"], "strong_pausing")
     text = curve_text(own)
-    if (runs["scaling"] == "weak").any():  # the controls are there, too
-        own |= control_tables(runs, folder)
-        text += control_text(own)
+    rows = results.read_results(folder)[0].query("model == 'densenet121'")
+    if rows["options"].str.contains("straggler=").any():
+        own["stragglers"] = straggler_table(rows)
+        text += late_text(own["stragglers"])
     machine = figures.make_title(folder.with_name(shares["occasion"].iloc[0]), shares)
     chart = draw_speedup(own["results"], own["checks"], machine)
     return tables.Study(own, text, {"speedup": chart})

@@ -4,8 +4,7 @@
 #   PARTS="curve controls"           or one of them
 #     curve     a fixed batch on 1 to 8 devices, whose cores compute while no device has its turn, and
 #               in the same rounds on 1 and 2 real cores
-#     controls  as many images on each device, with and without communication, and a straggler
-#               among 4
+#     controls  4 devices of 4 images each, without and with a straggler
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
@@ -26,11 +25,10 @@ curve() {
 
 controls() {
   local part
-  export CPU_SHARE=$share
-  SERIES=weak BATCH_SIZES=32 BOUNDS=all loops
-  for part in 0.9 0.8 0.5; do # of the last rank's share
-    SUFFIX=_straggler$part ADD_VARIABLES=STRAGGLER=$part ADD_OPTIONS="--note straggler=$part" \
-      BATCH_SIZES=16 CORE_COUNTS=4 loops
+  export CPU_SHARE=$share BATCH_SIZES=16 CORE_COUNTS=4
+  loops
+  for part in 0.8 0.5; do # of the last rank's share
+    SUFFIX=_straggler$part ADD_VARIABLES=STRAGGLER=$part ADD_OPTIONS="--note straggler=$part" loops
   done
 }
 
