@@ -28,7 +28,6 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "curve/faults": [],
     "curve/losses": ["machine", "device", "num_devices", "images"],
     "curve/pause": ["work", "cores"],
-    "curve/product": ["machine", "num_devices"],
     "curve/states": ["num_devices", "cores"],
     "curve/touch": ["gib"],
     "curve/waiting": ["occasion", "num_devices"],
@@ -42,6 +41,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "memory/verdict": ["what", "memory"],
     "network/all_reduce": ["network", "ranks", "bytes"],
     "network/network": ["machine", "network", "setting", "num_devices"],
+    "networks/networks": ["model"],
     "original_protocol/protocol": [],
     "original_protocol/summary": ["loader", "num_devices"],
     "repeat/speedups": ["date", "memory"],
@@ -230,6 +230,7 @@ def minutes_of(claim: Claim) -> float:
     """Minutes that a claim took, by its published runs; of a part of a sweep six rounds."""
     runs = pd.concat(pd.read_csv(CPU / session / "runs.csv") for session in claim.sessions.split())
     if claim.configurations:
+        runs = runs.drop_duplicates(["configuration", "run_id"])
         runs = runs[runs["configuration"].str.fullmatch(claim.configurations)].query("run_id <= 6")
     return runs["wall_s"].sum() / 60
 

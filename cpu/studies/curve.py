@@ -74,7 +74,8 @@ def run_medians(cycles: pd.DataFrame) -> pd.DataFrame:
 
 def loss_table(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """One row per configuration, told apart by keys: the three losses, the efficiency that they
-    leave, and what the last two of them leave: emulated devices cannot show contention."""
+    leave, and what the last two of them leave: emulated devices have no contention, and what they
+    show of it is the emulation's error."""
     table = []
     for key, own in runs.groupby(keys):
         own = own.assign(efficiency=1 / own["longer"], left=1 / own["lost"])
@@ -161,7 +162,8 @@ def batch_table(runs: pd.DataFrame) -> pd.DataFrame:
 def product_table(losses: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
     """The speed-up of a batch of 32 that follows from what its split allows, from what an image
     costs in the smaller batch that each device has, and from what waiting and communication leave
-    of it, with 4 images on each emulated device; its ends are those that both intervals allow."""
+    with 4 images on each emulated device (whose cores run an empty loop), as if they took the same
+    part of a step with more images; its ends are those that both intervals allow."""
     measured = losses[(losses["cpu_share"] != "") & (losses["images"] == 4)]
     if measured.empty or batches.empty:
         return pd.DataFrame()
@@ -317,7 +319,10 @@ def loss_text(losses: pd.DataFrame) -> str:
     return tables.markdown(
         losses.assign(configuration=losses.apply(configuration_name, axis=1)),
         "What is lost, each as a factor on the step, within a run; efficiency is what is left.",
-        columns | {"runs": "runs"} | WORDS | {"efficiency": "efficiency"},
+        columns
+        | {"runs": "runs"}
+        | WORDS
+        | {"efficiency": "efficiency", "left": "of the last two"},
         3,
     )
 

@@ -150,12 +150,12 @@ def verdict_table(runs: pd.DataFrame, main_sweep: pd.DataFrame, price: float) ->
 def label_points(
     axes: plt.Axes, points: pd.DataFrame, name: str, colour: str, middle: float
 ) -> None:
-    """A malloc's name at its slowest point, and at each point its batch, clear of the line: below
-    it, or above it if the point is right of the middle."""
+    """A malloc's name beside its slowest of these points, clear of the line: below it, or above it
+    right of the middle; and below each of the points its batch."""
     top = points.loc[points["ms"].idxmax()]
-    is_right = top["faults"] < middle
+    has_room = top["faults"] < middle  # at its right
     look = {"color": colour, "textcoords": "offset points", "va": "center"}
-    place, side = ((20, -9), "left") if is_right else ((-12, 8), "right")
+    place, side = ((20, -9), "left") if has_room else ((-12, 8), "right")
     number = (5, -9)
     if "huge pages" in name:  # not on the line: a fault there is of another kind
         name += "\n(2 MiB per fault: not in the fit)"
@@ -201,14 +201,14 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
     times = f"{clean.median().min():.0f} to {clean.median().max():.0f} ms"
     words = f"hardly any faults, {times}:\n{', '.join(few)}"
     look = {"color": figures.TUNED, "fontweight": "bold", "fontsize": 9, "va": "top"}
-    axes.text(0, 0.93 * low, words, **look)
+    axes.text(0, 0.94 * low, words, **look)
     draw_line(axes, price, most)
     axes.set(xlabel="page faults per image (thousands)", ylabel="ms per image, one core")
-    axes.set_ylim(0.8 * low, None)
+    axes.set_ylim(0.68 * low, None)
     each_point = figures.how_many(interval_table(one, ["memory", "batch_size"]))
     figures.headline(
         figure,
-        f"The time of an image follows its page faults: {price['price_us']:.2f} µs each",
+        f"The time of an image follows its page faults: {price['price_us']:.2f} µs each (4 KiB)",
         f"one core; the numbers are images of the batch; {each_point}",
         note,
     )

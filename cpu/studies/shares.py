@@ -108,13 +108,11 @@ def straggler_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The configurations of the curve: of strong and weak scaling, and of ranks alone; a fixed
-    batch on cores that may pause is a kind of its own."""
+    """The configurations of a fixed batch on emulated devices: a kind on cores that compute in
+    between, and one on cores that may pause."""
     own = table[(table["cpu_share"] != "") & table["options"].isin(["", COMPUTING])]
-    own = own[own["mode"] != "single_process"]
-    kind = own["scaling"].where(own["mode"] == "ddp", "alone")
-    pauses = (kind == "strong") & (own["options"] != COMPUTING)
-    return own.assign(kind=kind.mask(pauses, "strong_pausing"))
+    own = own[(own["mode"] == "ddp") & (own["scaling"] != "weak")]
+    return own.assign(kind=np.where(own["options"] == COMPUTING, "strong", "strong_pausing"))
 
 
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of a label over a line
@@ -130,7 +128,7 @@ def draw_allowed(axes: plt.Axes, table: pd.DataFrame) -> None:
     counts, allowed = uneven["num_devices"].to_numpy(), uneven["allowed"].to_numpy()
     figures.draw_dashes(axes, counts, allowed, "#AAAAAA", 1)
     if len(uneven):  # why, of the last of them
-        words = "dashes: the most that an uneven split allows\n"
+        words = "dashes: what an uneven split allows\n"
         words += f"(of {counts[-1]} the fullest has {-(-batch // counts[-1])} of {batch} images: "
         words += f"{allowed[-1]:.3g})"
         axes.text(0.99, 0.03, words, transform=axes.transAxes, ha="right", va="bottom", **look)
@@ -183,13 +181,17 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
     )
     text += tables.markdown(
         own["checks"],
-        "Real cores in the same rounds: their speed-up; that in the rounds that have as many "
-        "emulated devices, whose speed-up is over it; a step on a share of a core over what that "
-        "part of a core's would take; and the rate of the most devices over such a part's.",
+        "Real cores, measured in turns with emulated devices. Their speed-up in all rounds, and in "
+        "those that have as many emulated devices; there, the emulated devices' speed-up over it.",
         {"num_devices": "cores", "rounds": "rounds", "real": "their speed-up"}
-        | {"rounds_of_both": "rounds of both", "real_of_both": "their speed-up in these"}
-        | {"against_real": "emulated over real", "factor": "a share of a core"}
-        | {"most": "devices", "over_share": "over a share of a core"},
+        | {"rounds_of_both": "rounds of both", "real_of_both": "their speed-up there"}
+        | {"against_real": "emulated over real"},
+    )
+    text += tables.markdown(
+        own["checks"],
+        "One emulated device against its share of a real core: its step over the one that the "
+        "share would take. And the rate of the most devices over the share's.",
+        {"factor": "step over the share's", "most": "devices", "over_share": "rate over it"},
     )
     title = "Earlier, on cores that may pause, by the second step of a process: the speed-up."
     return text + tables.markdown(own["pausing"], title, columns)
