@@ -212,7 +212,7 @@ def rates_over_devices(axes: plt.Axes, table: pd.DataFrame, device: str) -> None
     letters = 6 + max(len(tables.in_words(name)) for name in last)
     part = min(0.5, 0.075 * letters / axes.figure.get_figwidth())
     across = max(counts) - min(counts) + 1
-    axes.set_xlim(min(counts) - 0.5, max(counts) + 0.5 + across * part / (1 - part))
+    axes.set_xlim(min(counts) - 0.8, max(counts) + 0.5 + across * part / (1 - part))
 
 
 def rates_as_bars(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
@@ -303,8 +303,8 @@ def parts_over_devices(
     grid = figure.add_gridspec(1, 8)
     left = figure.add_subplot(grid[:4] if len(rows) > 1 else grid[:])
     parts = rows[list(PARTS)].fillna(0)
-    bottom, lowest = np.zeros(len(parts)), -np.inf
     tallest = 1.12 * max(*parts.sum(axis=1), *ideal)
+    bottom, lowest = np.zeros(len(parts)), -0.05 * tallest  # the first name is above the axis
     for name in PARTS:
         height = parts[name].to_numpy()
         left.bar(range(len(parts)), height, 0.62, bottom, color=PARTS[name][0])
