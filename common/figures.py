@@ -74,11 +74,13 @@ def listed(values: Any) -> str:
     return ", ".join(str(value) for value in sorted(set(values)) if value != "")
 
 
-def make_title(folder: Path, runs: pd.DataFrame) -> str:
-    """Network, precision, machine and data in a line, as the foot of each figure has them."""
+def make_title(folder: Path, runs: pd.DataFrame, machine: str = "") -> str:
+    """Network, precision, machine and data in a line, as the foot of each figure has them. machine:
+    what to say of it, if not what the session has."""
     environment = results.read_environment(folder)
-    machine = "machine not recorded"
-    if environment:
+    if not machine and not environment:
+        machine = "machine not recorded"
+    elif not machine:
         units = f"{environment['cpu_model']!s:.60}, {environment.get('cpu_capability', '')!s:.20}"
         machine = f"{units.strip(', ')}, {environment['cores_granted']} cores"
         machine = environment.get("gpu_model", machine)

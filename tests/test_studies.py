@@ -201,13 +201,21 @@ def test_a_fixed_batch_is_held_against_real_cores(share_runs, tmp_path):
     check = script.check_table(*script.of_the_curve(runs)).iloc[0]
     assert check["num_devices"] == 2 and check["real"] == pytest.approx(1 / 0.55)
     assert check["against_real"] == pytest.approx(1.1 / 1.25)
-    assert check["real_of_both"] == check["real"]
     assert check["factor"] == pytest.approx(44 * 0.2 / 8)
     assert check["over_share"] == pytest.approx(8 / (0.2 * 44 * 1.25 / check["most"]))
     done = run_plots("cpu/studies/shares.py", alone, "--output", tmp_path / "plots")
     assert done.returncode == 0, done.stderr
     made = {path.stem for path in (tmp_path / "plots").glob("*.csv")}
     assert made == {"summary", "curve", "results", "checks"}
+    shared = (
+        runs["run_id"].astype(int) <= 2
+    )  # rounds with two emulated devices, two with real cores
+    late = (runs["cpu_share"] == "") & (runs["num_devices"] == 2) & ~shared
+    few = runs.assign(rate=runs["rate"].where(~late, 2 * runs["rate"]))
+    few = few[shared | (few["cpu_share"] == "") | (few["num_devices"] != 2)]
+    check = script.check_table(*script.of_the_curve(few)).iloc[0]
+    assert check["rounds_of_both"] == 2 and check["real"] == pytest.approx(2 / 0.55)
+    assert check["real_of_both"] == pytest.approx(1 / 0.55)
     few = script.study(runs[runs["num_devices"].isin([1, 4])], alone)  # one and the most alone
     assert few.tables["results"]["num_devices"].tolist() == [4]
     few = script.study(runs[(runs["cpu_share"] == "") | (runs["num_devices"] != 2)], alone)

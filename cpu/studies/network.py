@@ -202,8 +202,7 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
         "An all-reduce of all gradients alone, over 2(n-1)/n x bytes / rate.",
         {"network": "link", "ranks": "hosts", "over_rate": "ratio"},
     )
-    what, machine, data = figures.make_title(sessions[0], runs).split("; ", 2)
-    if network["machine"].nunique() > 1:
-        machine = "machines as above"
-    cost = {"communication_cost": draw_cost(network, f"{what}; {machine}; {data}")}
+    several = "machines as above" if network["machine"].nunique() > 1 else ""
+    note = figures.make_title(sessions[0], runs, several)
+    cost = {"communication_cost": draw_cost(network, note)}
     return tables.Study({"network": network, "all_reduce": alone}, text, cost)
