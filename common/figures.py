@@ -285,13 +285,13 @@ def with_computing(rows: pd.DataFrame) -> pd.DataFrame:
 
 def longer_intervals(runs: pd.DataFrame, ideal: np.ndarray) -> pd.DataFrame:
     """The last of longer_parts with its interval over the rounds that have the fewest and the most
-    devices [value, low, high x parts]; empty if there are none."""
+    devices [value, low, high x parts]; empty if there are fewer than two."""
     counts = runs["num_devices"]
     parts = with_computing(runs).set_index([runs[name] for name in results.ROUND])
     few, many = (parts[(counts == end).to_numpy()] for end in (counts.min(), counts.max()))
     short = few * (ideal[-1] / ideal[0])
     longer = (many - short).div(short.sum(axis=1), axis=0).dropna()
-    if longer.empty:
+    if len(longer) < 2:
         return pd.DataFrame()
     return longer.apply(results.mean_interval)
 

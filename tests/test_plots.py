@@ -170,6 +170,10 @@ def test_why_a_step_is_longer_has_its_interval_over_rounds():
     assert spread["computing"].tolist() == pytest.approx(expected, rel=1e-3)
     apart = pd.DataFrame([rows[0], rows[3]])  # no round has both
     assert figures.longer_intervals(apart, ideal).empty
+    single = pd.DataFrame(rows).query("run_id == 1")
+    assert (
+        len(single) == 2 and figures.longer_intervals(single, ideal).empty
+    )  # one round: no interval
 
 
 def write_weak_series(folder, runs=6, scale=1.0):
