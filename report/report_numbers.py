@@ -44,7 +44,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "networks/networks": ["model"],
     "original_protocol/protocol": [],
     "original_protocol/summary": ["loader", "num_devices"],
-    "repeat/speedups": ["date", "memory"],
+    "repeat/sessions": ["date"],
     "shares/checks": [],
     "shares/curve": ["kind", "num_devices"],
     "shares/results": ["num_devices"],
@@ -265,6 +265,28 @@ def core_rows() -> list[list[object]]:
     return rows
 
 
+def repeat_rows() -> list[list[object]]:
+    """The main findings by session: machine A's main sweep, then study repeat."""
+    tuned = "mode == 'ddp' and num_devices == 2 and series == 'batch 32, memory kept'"
+    summary = read_table("cpu/summary")
+    main = summary.query(tuned).iloc[0].to_dict()
+    main |= (
+        read_table("cpu/malloc").query("batch_size == 32 and num_devices == 1").iloc[0].to_dict()
+    )
+    default = summary.query(tuned.replace("kept", "glibc")).iloc[0]
+    folder = CPU / "cpu_run"
+    main |= {"machine": results.machine_name(folder), "rounds": main["runs"]}
+    main["date"] = results.read_environment(folder)["date"]
+    for end in results.ENDS:
+        main[f"speedup_kept{end}"] = main[f"speedup{end}"]
+        main[f"speedup_glibc{end}"] = default[f"speedup{end}"]
+    rows = []
+    for row in [main, *read_table("repeat/sessions").to_dict("records")]:
+        cells = [interval_text(row, name) for name in ("gain", "speedup_kept", "speedup_glibc")]
+        rows.append([MACHINES[row["machine"]], row["date"][:10], row["rounds"], *cells])
+    return rows
+
+
 def emulated_rows() -> list[list[object]]:
     """The study curve on emulated devices of machine C, 4 images each: a line for each number of
     them, with the speed-up that follows for a batch of 32 beside that measured by study shares."""
@@ -304,6 +326,7 @@ def all_rows() -> dict[str, str]:
         "malloc": malloc_rows(),
         "malloc-head": [["malloc", *read_table("malloc/allocators")["model"].unique(), "peak"]],
         "cores": core_rows(),
+        "repeat": repeat_rows(),
         "emulated": emulated_rows(),
         "networks": rows_of("networks/networks", ["model"], networks),
         "claims": original_rows(),
