@@ -121,8 +121,11 @@ def why_missing(skipped: pd.DataFrame, table: pd.DataFrame, device: str) -> list
     is_missing = [point not in there for point in points]
     lines = []
     missing = skipped[np.array(is_missing, dtype=bool)]
+    batches = {*table["batch_size"], *missing["batch_size"]}
     for reason, own in missing.groupby(missing["reason"].astype(str)):
-        where = f"batch {listed(own['batch_size'])} on {count_ranges(own['num_devices'])} {device}"
+        where = f"{count_ranges(own['num_devices'])} {device}"
+        if len(batches) > 1:
+            where = f"batch {listed(own['batch_size'])} on {where}"
         lines.append(f"not measured: {where} ({reason})")
     return lines
 
@@ -239,7 +242,10 @@ def rates_as_bars(axes: plt.Axes, table: pd.DataFrame, device: str) -> None:
         if pd.notna(rows["speedup_low"].iloc[-1]):
             gain = f"× {rows['speedup'].iloc[-1]:.2f}"
             axes.text(middle, 0.94 * top, gain, fontsize=13, **look)
-        name = tables.in_words(series).replace(", ", "\n")
+        name = tables.in_words(series)
+        if table["batch_size"].nunique() == 1:  # the note says it
+            name = name.removeprefix(f"batch {rows['batch_size'].iloc[0]}, ")
+        name = name.replace(", ", "\n")
         axes.annotate(name, (middle, 0), (0, -22), "data", "offset points", va="top", **look)
         place += len(rows) + 0.6
     axes.set(ylabel="images per second", ylim=(0, top))
@@ -322,10 +328,12 @@ def parts_over_devices(
                 words += f" {100 * share:.0f} %"
             look = {"color": PARTS[name][0], "fontsize": 8.5, "va": "center", "fontweight": "bold"}
             left.text(len(parts) - 0.58, lowest, words, **look)
-    draw_dashes(left, np.arange(len(rows)), ideal, "#222222", 0.8)
+    draw_dashes(left, np.arange(1, len(rows)), ideal[1:], "#222222", 0.8)
     look = {"ha": "center", "fontsize": 8.5, "textcoords": "offset points"}
-    left.annotate("ideal", (0, ideal[0]), (0, 3), **look)
-    for place in range(1, len(rows) if len(rows) <= 4 else 1):  # of more they lie on each other
+    if len(rows) > 4:  # labels at each would lie on each other
+        left.annotate("ideal", (1, max(bottom[1], ideal[1])), (0, 4), **look)
+    for place in range(1, len(rows) if len(rows) <= 4 else 1):
+        left.text(place - 0.4, ideal[place], "ideal", fontsize=8.5, ha="right", va="center")
         longer = f"{100 * (bottom[place] / ideal[place] - 1):+.1f} %"
         left.annotate(longer, (place, max(bottom[place], ideal[place])), (0, 4), **look)
     left.set(xlabel=device, ylabel="seconds per step", ylim=(0, tallest))

@@ -121,12 +121,20 @@ def shown(table: pd.DataFrame, columns: dict[str, str], digits: int | None = 2) 
 
 
 def markdown(
-    table: pd.DataFrame, caption: str, columns: dict[str, str], digits: int | None = 2
+    table: pd.DataFrame,
+    caption: str,
+    columns: dict[str, str],
+    digits: int | None = 2,
+    sideways: bool = False,
 ) -> str:
-    """A table for README with a sentence above it; nothing if the table is empty."""
+    """A table for README with a sentence above it, or on its side: a column for each row, headed by
+    its first cell. Nothing if the table is empty."""
     if table.empty:
         return ""
     cells = shown(table, columns, digits)
+    if sideways:
+        first = cells.columns[0]
+        cells = cells.set_index(first).T.rename_axis(first).reset_index()
     lines = [caption, "", f"| {' | '.join(cells.columns)} |", f"|{'---|' * len(cells.columns)}"]
     for row in cells.to_numpy():
         lines.append(f"| {' | '.join(row)} |")

@@ -31,20 +31,17 @@ MOST_SERIES = 4  # in a figure
 
 
 def session_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The data-parallel configurations on the most cores, by session and, if several, together."""
+    """The data-parallel configurations on the most cores, by session."""
     runs = runs[(runs["mode"] == "ddp") & ~runs["options"].str.contains(results.UNFAIR)]
     if runs.empty:
         return pd.DataFrame(columns=["occasion", "series"])
-    groups = list(runs.groupby("occasion", sort=False))
-    if len(groups) > 1:
-        groups.append(("together", runs))
-    parts = [results.configuration_table(own).assign(occasion=name) for name, own in groups]
+    parts = []
+    for session, own in runs.groupby("occasion", sort=False):
+        parts.append(results.configuration_table(own).assign(occasion=session))
     table = pd.concat(parts)
-    table = table[table["num_devices"] == runs["num_devices"].max()]
     names = ["occasion", "series", "scaling", "memory", "num_devices", "runs"]
-    for name in ("rate", "speedup", "efficiency"):
-        names += [name + end for end in results.ENDS]
-    return table[names]
+    names += table.columns[table.columns.str.match("rate|speedup|efficiency")].to_list()
+    return table.loc[table["num_devices"] == runs["num_devices"].max(), names]
 
 
 def linear_verdict(row: pd.Series) -> str:
@@ -154,10 +151,13 @@ def throughput_line(session: figures.Session, table: pd.DataFrame) -> plt.Figure
     """Throughput over cores, with what the split of the batch allows."""
     ddp = drawn_series(table)
     figure, axes = plt.subplots(figsize=(6.4, 3.3), layout="constrained")
-    notes = figures.why_missing(session.skipped, table, "cores")
+    is_drawn = session.skipped["batch_size"].isin(ddp["batch_size"])
+    notes = figures.why_missing(session.skipped[is_drawn], ddp, "cores")
     many = figures.how_many(ddp)
     if ddp["num_devices"].nunique() <= 2:
         figures.rates_as_bars(axes, ddp, "core")
+        if ddp["batch_size"].nunique() == 1:
+            many = f"batch {ddp['batch_size'].iloc[0]}; {many}"
         many += "; ×: median of the ratios of runs made in turns"
     else:
         figures.rates_over_devices(axes, ddp, "CPU cores")

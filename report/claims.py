@@ -120,7 +120,7 @@ def best_counts(gpus: pd.DataFrame) -> Verdict:
     if fewest[-1] <= fewest[0]:
         return text, "No"
     if fewest != sorted(fewest):
-        return text, "Not decided: the fewest of these do not grow with each batch"
+        return text, "Not decided: the best numbers overlap"
     return text, "Partly: ties at some" if tied else "Yes"
 
 

@@ -10,7 +10,6 @@ import hashlib
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -31,6 +30,7 @@ TABLES = {  # name: the keys of a row; files are cpu_plots/bounds.csv, network/p
     "curve/states": ["num_devices", "cores"],
     "curve/touch": ["gib"],
     "curve/waiting": ["occasion", "num_devices"],
+    "limit/contention": ["what"],
     "limit/roofline": ["memory", "type"],
     "loading/summary": ["dataset", "loader", "read_from"],
     "malloc/allocators": ["model", "allocator"],
@@ -63,93 +63,6 @@ MACHINES = {  # as the report calls them
     "AMD EPYC, AVX2": "C",
 }
 LOSSES = ("contention", "imbalance", "communication", "efficiency")
-
-
-class Claim(NamedTuple):
-    """What a reviewer of the artefact checks: in words, by which command, in which published
-    sessions, the number (a table's column, in the row that a query finds), and which of the
-    sessions' runs the command makes, if not all."""
-
-    words: str
-    command: str
-    sessions: str  # with blanks between them
-    table: str
-    column: str
-    row: str
-    configurations: str = ""  # a pattern
-
-
-CLAIMS = [
-    Claim(
-        "2 cores over 1, default malloc",
-        "make cpu",
-        "cpu_run",
-        "cpu/summary",
-        "speedup",
-        "series == 'batch 32, memory glibc' and num_devices == 2 and mode == 'ddp'",
-        r"bs32_cores\d(_kept)?",
-    ),
-    Claim(
-        "2 cores over 1, tuned malloc",
-        "make cpu",
-        "cpu_run",
-        "cpu/summary",
-        "speedup",
-        "series == 'batch 32, memory kept' and num_devices == 2 and mode == 'ddp'",
-        r"bs32_cores\d(_kept)?",
-    ),
-    Claim(
-        "tcmalloc over default malloc, 1 core",
-        "NETWORKS=densenet121 VARIANTS= cpu/run_study.sh malloc",
-        "studies/malloc/runs studies/malloc/runs_2",
-        "malloc/allocators",
-        "gain",
-        "model == 'densenet121' and allocator == 'tcmalloc'",
-        r"bs32_cores1(_\w+)?_densenet121",
-    ),
-    Claim(
-        "jemalloc over default malloc, 1 core",
-        "NETWORKS=densenet121 VARIANTS= cpu/run_study.sh malloc",
-        "studies/malloc/runs studies/malloc/runs_2",
-        "malloc/allocators",
-        "gain",
-        "model == 'densenet121' and allocator == 'jemalloc'",
-        r"bs32_cores1(_\w+)?_densenet121",
-    ),
-    Claim(
-        "price of a page fault (us)",
-        "cpu/run_study.sh memory",
-        "studies/memory/runs",
-        "memory/price",
-        "price_us",
-        "batches > 0",
-    ),
-    Claim(
-        "bf16 + channels last over plain",
-        "cpu/run_study.sh variants",
-        "studies/variants/runs",
-        "variants/variants",
-        "gain",
-        "variant == 'bf16 + channels last'",
-    ),
-    Claim(
-        "8 emulated devices over 1",
-        "PARTS=curve sudo -E cpu/run_study.sh shares",
-        "studies/shares/runs_2 studies/shares/runs_3",
-        "shares/results",
-        "speedup",
-        "num_devices == 8",
-    ),
-    Claim(
-        "step on 100 Mbit over no network",
-        "sudo -E cpu/run_study.sh network",
-        "studies/network/runs",
-        "network/network",
-        "ratio",
-        "machine == 'AMD EPYC, AVX512' and network == '100mbit' and setting == 'default DDP' and "
-        "num_devices == 8",
-    ),
-]
 ASKED = re.compile(r"\\(num|val)\{([^}#]*)\}")
 TEX = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | dict.fromkeys("\\~^\n\r", " "))
 
@@ -180,16 +93,15 @@ def table_numbers() -> dict[str, object]:
 def other_numbers() -> dict[str, object]:
     """The machine; errors of the clocks; what sessions and splits are."""
     numbers = {"fingerprint": fingerprint(), "shares/split/5": 32 / -(-32 // 5)}
-    studies = CPU / "studies"
-    sessions = {"cpu": CPU / "cpu_run", "shares": studies / "shares" / "runs"}
-    sessions |= {name: studies / name / "runs" for name in ("malloc", "repeat", "curve")}
+    sessions = {"cpu": "cpu_run", "shares": "studies/shares/runs", "malloc": "studies/malloc/runs"}
     for name, folder in sessions.items():
-        for key, value in results.read_environment(folder).items():
+        for key, value in results.read_environment(CPU / folder).items():
             if isinstance(value, dict):  # versions of libraries
                 value = ", ".join(f"{name} {str(own).split('-')[0]}" for name, own in value.items())
             numbers[f"{name}/machine/{slug(key)}"] = str(value)
     log = pd.read_csv(CPU / "studies" / "single_process" / "runs" / "runs.csv")
     numbers["single-process/failed"] = int((log["result"] == "failed").sum())
+    numbers["single-process/started"] = len(log)
     truth = pd.read_csv(HERE / "clock_truth.csv")
     for part, seconds in results.clock_resolution(truth).items():
         numbers[f"clock/resolution/{part}"] = 1000 * seconds
@@ -197,9 +109,6 @@ def other_numbers() -> dict[str, object]:
     errors = (1000 * (long["found_s"] - long["slept_s"])).abs()
     numbers |= {"clock/places": long["slept_in"].nunique(), "clock/largest": errors.max()}
     numbers |= {"clock/slept": 1000 * long["slept_s"].max(), "clock/median": errors.median()}
-    sessions = read_table("cpu/occasions").query("occasion != 'together'")
-    series = results.main_series(sessions.assign(mode="ddp"))["series"].iloc[0]
-    numbers["cpu/sessions"] = int((sessions["series"] == series).sum())
     over = {ranks: 100 * (32 / (32 // ranks * ranks) - 1) for ranks in range(1, 9)}
     uneven = [str(ranks) for ranks, share in over.items() if share]
     return numbers | {"remainder/most": max(over.values()), "remainder/ranks": ", ".join(uneven)}
@@ -226,23 +135,20 @@ def rows_of(table: str, plain: list[str], measured: list[str]) -> list[list[obje
     return rows
 
 
-def minutes_of(claim: Claim) -> float:
-    """Minutes of six rounds of what a claim needs, by its published runs."""
-    runs = pd.concat(pd.read_csv(CPU / session / "runs.csv") for session in claim.sessions.split())
-    if claim.configurations:
-        runs = runs[runs["configuration"].str.fullmatch(claim.configurations)]
-    return 6 * runs.groupby("configuration")["wall_s"].mean().sum() / 60
-
-
 def claim_rows() -> list[list[object]]:
-    """A line for each claim that a reviewer checks."""
+    """A line for each claim that a reviewer checks (reproduce.csv): the command that measures it,
+    minutes of six rounds by the published runs of its sessions, and the number."""
+    numbers = table_numbers()
     rows = []
-    for claim in CLAIMS:
-        row = read_table(claim.table).query(claim.row).iloc[0]
-        machine = MACHINES[results.machine_name(CPU / claim.sessions.split()[0])]
-        minutes = f"{minutes_of(claim):.0f}"
-        expected = interval_text(row, claim.column)
-        rows.append([claim.words, claim.command, machine, minutes, expected])
+    for claim in pd.read_csv(HERE / "reproduce.csv").itertuples():
+        folders = [CPU / session for session in claim.sessions.split()]
+        runs = pd.concat(pd.read_csv(folder / "runs.csv") for folder in folders)
+        runs = runs[runs["configuration"].str.fullmatch(claim.configurations)]
+        minutes = 6 * runs.groupby("configuration")["wall_s"].mean().sum() / 60
+        value, low, high = (numbers[claim.number + end] for end in ("", "-low", "-high"))
+        machine = MACHINES[results.machine_name(folders[0])]
+        expected = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        rows.append([claim.claim, claim.command, machine, f"{minutes:.0f}", expected])
     return rows
 
 
@@ -267,21 +173,15 @@ def core_rows() -> list[list[object]]:
 
 def repeat_rows() -> list[list[object]]:
     """The main findings by session: machine A's main sweep, then study repeat."""
-    tuned = "mode == 'ddp' and num_devices == 2 and series == 'batch 32, memory kept'"
-    summary = read_table("cpu/summary")
-    main = summary.query(tuned).iloc[0].to_dict()
-    main |= (
-        read_table("cpu/malloc").query("batch_size == 32 and num_devices == 1").iloc[0].to_dict()
-    )
-    default = summary.query(tuned.replace("kept", "glibc")).iloc[0]
-    folder = CPU / "cpu_run"
-    main |= {"machine": results.machine_name(folder), "rounds": main["runs"]}
-    main["date"] = results.read_environment(folder)["date"]
-    for end in results.ENDS:
-        main[f"speedup_kept{end}"] = main[f"speedup{end}"]
-        main[f"speedup_glibc{end}"] = default[f"speedup{end}"]
-    rows = []
-    for row in [main, *read_table("repeat/sessions").to_dict("records")]:
+    two_cores = "mode == 'ddp' and num_devices == 2"
+    main = read_table("cpu/summary").query(two_cores).set_index("series")
+    gain = read_table("cpu/malloc").query("batch_size == 32 and num_devices == 1").iloc[0]
+    cells = [interval_text(gain, "gain")]
+    for memory in ("kept", "glibc"):
+        cells.append(interval_text(main.loc[f"batch 32, memory {memory}"], "speedup"))
+    date = results.read_environment(CPU / "cpu_run")["date"][:10]
+    rows = [["A", date, main.loc["batch 32, memory kept", "rounds"], *cells]]
+    for _, row in read_table("repeat/sessions").iterrows():
         cells = [interval_text(row, name) for name in ("gain", "speedup_kept", "speedup_glibc")]
         rows.append([MACHINES[row["machine"]], row["date"][:10], row["rounds"], *cells])
     return rows
@@ -293,13 +193,15 @@ def emulated_rows() -> list[list[object]]:
     own = "machine == 'AMD EPYC, AVX2'"
     losses = read_table("curve/losses").query(f"{own} and device != 'core' and images == 4")
     products = read_table("curve/product").query(own).set_index("num_devices")
+    costs = read_table("curve/batches").query(f"{own} and memory == 'kept'").set_index("batch_size")
     measured = read_table("shares/results").set_index("num_devices")
     rows = []
     for _, row in losses.iterrows():
         count = row["num_devices"]
         cells = [interval_text(row, name) for name in ("imbalance", "communication", "left")]
+        cells.append(interval_text(costs.loc[-(-32 // count)], "per_image"))
         speedups = [interval_text(table.loc[count], "speedup") for table in (products, measured)]
-        rows.append([count, row["runs"], *cells, *speedups])
+        rows.append([count, *cells, *speedups])
     return rows
 
 
@@ -341,7 +243,7 @@ def all_rows() -> dict[str, str]:
 def fingerprint() -> str:
     """Of all that the report is made from: a PDF that shows another one is out of date."""
     sources = [*CPU.rglob("plots/*.csv"), *(CPU / "cpu_plots").glob("*.csv")]
-    for name in ("report.tex", "references.bib", "clock_truth.csv", "claims.csv"):
+    for name in ("report.tex", "references.bib", "clock_truth.csv", "claims.csv", "reproduce.csv"):
         sources.append(HERE / name)
     digest = hashlib.sha256()
     for path in sorted(sources):

@@ -185,7 +185,8 @@ def test_waiting_of_ranks_that_differ_by_chance_is_predicted_from_two(curve):
     chance = curve.waiting_table(spread_cycles(curve, lambda n: random.normal(1, 0.03, n)))
     assert chance["num_devices"].tolist() == [4, 8]
     assert chance["error"].max() < 0.005
-    assert (chance["error"] < chance[["error_as_on_two", "error_none"]].min(axis=1)).all()
+    simpler = np.minimum(chance["error_as_on_two"], chance["imbalance"] - 1)  # or no waiting
+    assert (chance["error"] < simpler).all()
     fixed = curve.waiting_table(spread_cycles(curve, lambda n: np.eye(n)[0] * 0.03 + 1))
     eight = fixed.iloc[-1]
     assert eight["error"] > eight["error_as_on_two"]

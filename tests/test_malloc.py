@@ -104,18 +104,3 @@ def test_sessions_of_another_torch_are_told_apart(malloc, runs, tmp_path):
     pd.testing.assert_frame_equal(after["prediction"], before["prediction"])
     shown = after["variants"].set_index(["variant", "allocator"])["gain"].dropna()
     assert shown.to_dict() == {("torch 2.15.0+cu132", "tcmalloc"): pytest.approx(2.0)}
-
-
-def test_the_launcher_is_held_against_a_start_by_hand(malloc, runs, tmp_path):
-    single = {"mode": "single_process", "threads": 2}
-    for run, (memory, by_launcher, seconds) in itertools.product(
-        range(1, 7), [("glibc", "", 4.0), ("glibc", "x", 5.0), ("tcmalloc", "x", 2.0)]
-    ):
-        options = "pinned=0;launcher=run_cpu" if by_launcher else ""
-        folder = tmp_path / "runs" / f"single_{memory}_{by_launcher}"
-        own = single | {"memory": memory, "options": options, "minor_faults": 1}
-        write_run(folder, 1, run, seconds, **own)
-    study = malloc.study(load("common/results.py").read_runs(tmp_path / "runs"), tmp_path / "runs")
-    table = study.tables["launcher"].set_index(["started", "allocator"])
-    assert table.loc[("by run_cpu", "glibc"), "over_by_hand"] == pytest.approx(0.8)
-    assert table.loc[("by run_cpu", "tcmalloc"), "over_by_hand"] == pytest.approx(2.0)

@@ -91,23 +91,6 @@ def allocator_rows(runs: pd.DataFrame, by: str) -> pd.DataFrame:
     return pd.DataFrame(table).sort_values([by, "gain"], ascending=[True, False], ignore_index=True)
 
 
-def launcher_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """One process on all cores: started by hand or by PyTorch's launcher, in the same rounds."""
-    runs = runs[runs["mode"] == "single_process"]
-    by_launcher = runs["options"].str.contains("launcher=run_cpu")
-    started = by_launcher.map({True: "by run_cpu", False: "by hand"})
-    runs = runs.assign(started=started)
-    base = runs.query("started == 'by hand' and allocator == 'glibc'")
-    table = []
-    for (started, allocator), own in runs.groupby(["started", "allocator"]):
-        row = {"started": started, "allocator": allocator, "runs": len(own)}
-        row |= measure_all(own, {"rate": median("rate"), "over_by_hand": over(base)})
-        if len(own) == 1:
-            row = tables.of_one_run(row, ["rate", "over_by_hand"])
-        table.append(row)
-    return pd.DataFrame(table)
-
-
 # ---- why
 
 
@@ -191,32 +174,25 @@ def study(runs: pd.DataFrame, folder: Path) -> tables.Study:
     allocators = allocator_rows(plain, "model")
     others = pd.concat([parallel.drop(plain.index), elsewhere])
     variants = allocator_rows(others.assign(variant=others.apply(variant_name, axis=1)), "variant")
-    launcher = launcher_table(runs)
     rows = []
     for session, own in plain.groupby("occasion"):
         rows += prediction_rows(own, folder.with_name(session))
-    made = {"allocators": allocators, "variants": variants, "launcher": launcher}
-    text = allocator_text(allocators, variants, launcher)
+    made = {"allocators": allocators, "variants": variants}
+    text = allocator_text(allocators, variants)
     if rows:
         made |= {"prediction": pd.DataFrame(rows), "errors": error_table(pd.DataFrame(rows))}
         text += error_text(made["errors"])
     return tables.Study(made, text, {"malloc": gain_chart(allocators, folder, plain)})
 
 
-def allocator_text(allocators: pd.DataFrame, variants: pd.DataFrame, launcher: pd.DataFrame) -> str:
+def allocator_text(allocators: pd.DataFrame, variants: pd.DataFrame) -> str:
     columns = {"allocator": "malloc", "rate": "img/s", "faults_per_image": "page faults per image"}
     columns |= {"peak_gib": "peak memory (GiB)", "gain": "times default malloc"}
     text = tables.markdown(
         allocators, "One core, batch 32, fp32.", {"model": "network"} | columns, None
     )
-    text += tables.markdown(
-        variants, f"{FIRST}, with other settings.", {"variant": "with"} | columns, None
-    )
     return text + tables.markdown(
-        launcher,
-        "One process on all cores: started by hand, and by PyTorch's launcher.",
-        {"started": "started", "allocator": "malloc", "rate": "img/s"}
-        | {"over_by_hand": "times by hand, default malloc"},
+        variants, f"{FIRST}, with other settings.", {"variant": "with"} | columns, None
     )
 
 

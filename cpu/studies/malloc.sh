@@ -1,15 +1,15 @@
 # Which malloc to train with: allocators as they come and as their guides set them, on four networks
-# of one core; the first network also in bf16, channels last and on all cores; and the launcher that
-# PyTorch's tuning guide names. All take turns. Then, which blocks a step of each network allocates.
+# of one core; the first network also in bf16, channels last and on all cores. All take turns. Then,
+# which blocks a step of each network allocates.
 # Needs Debian's libjemalloc2, libtcmalloc-minimal4 and libmimalloc2.0, or a shorter MEMORIES.
 #   NETWORKS="densenet121 mobilenet_v3_large resnet50 vit_b_16"    the first one most thoroughly
-#   VARIANTS="bf16 channels_last all_cores launcher"                of the first one; may be empty
+#   VARIANTS="bf16 channels_last all_cores"                         of the first one; may be empty
 #
 # shellcheck shell=bash disable=SC2154  # sourced by run_study.sh, which sets $cpu and $results
 
 : "${MEMORIES:=glibc hugetlb kept tcmalloc jemalloc jemalloc_launcher jemalloc_kept mimalloc}"
 : "${NETWORKS:=densenet121 mobilenet_v3_large resnet50 vit_b_16}"
-variants="${VARIANTS-bf16 channels_last all_cores launcher}"
+variants="${VARIANTS-bf16 channels_last all_cores}"
 export STEPS="${STEPS:-1}" WARMUP="${WARMUP:-1}"
 
 list() {
@@ -29,8 +29,7 @@ list() {
       bf16) list_variant "$first" bf16 "--precision bf16" 1 ;;
       channels_last) list_variant "$first" channels_last "--channels-last" 1 ;;
       all_cores) list_variant "$first" all_cores "" "$DEVICES" ;;
-      launcher) list_launched "$first" ;;
-      *) die "VARIANTS=$variant: bf16, channels_last, all_cores or launcher" ;;
+      *) die "VARIANTS=$variant: bf16, channels_last or all_cores" ;;
     esac
   done
 }
@@ -38,29 +37,6 @@ list() {
 # $1 the network, $2 a name, $3 its options, $4 cores.
 list_variant() {
   SUFFIX="_$1_$2" ADD_OPTIONS="--model $1 $3" ADD_VARIABLES="GROUP=$2" CORE_COUNTS=$4 loops
-}
-
-# One process on all cores: started by hand, and by PyTorch's launcher, each without and with tcmalloc.
-list_launched() {
-  local memory options
-  for memory in glibc tcmalloc; do
-    [[ $MEMORIES == *$memory* ]] || continue
-    options="--batch-size $BATCH_SIZES --model $1 --mode single_process"
-    echo "bs${BATCH_SIZES}_cores${DEVICES}_by_hand_$memory 1 $DEVICES GROUP=launcher MEMORY=$memory $options" \
-      "--threads $DEVICES"
-    echo "bs${BATCH_SIZES}_cores${DEVICES}_run_cpu_$memory 1 0 GROUP=launcher RUN_CPU=$memory $options" \
-      "--threads 0 --note launcher=run_cpu"
-  done
-}
-
-# run_cpu takes an allocator that is preloaded by its full path, and finds none in Debian's folder.
-launch() {
-  [[ ${RUN_CPU:-} ]] || exec "$@"
-  if [[ $RUN_CPU == tcmalloc ]]; then
-    LD_PRELOAD=$(/sbin/ldconfig -p | awk '/libtcmalloc_minimal.so.4/ { print $NF; exit }')
-    export LD_PRELOAD
-  fi
-  exec "$PYTHON" -m torch.backends.xeon.run_cpu --no-python setpriv --pdeathsig KILL "$@"
 }
 
 after() {

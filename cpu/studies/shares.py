@@ -164,6 +164,7 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
     axes.set(xlabel="emulated devices, tuned malloc", ylabel="speed-up over one")
     axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=np.arange(1, end + 1))
     message = f"{end} emulated devices train {table['speedup'].iloc[-1]:.1f} times as fast as one"
+    message += "; real cores may gain less"
     share = f"an emulated device is {100 * checks['share'].iloc[0]:.0f} % of a core"
     many = f"batch {table['batch_size'].max()}; {share}; {figures.how_many(table)}"
     figures.headline(figure, message, many, note)
@@ -178,6 +179,7 @@ def curve_text(own: dict[str, pd.DataFrame]) -> str:
         own["results"],
         "Speed-up of a fixed batch of 32 over one emulated device; tuned malloc.",
         columns,
+        sideways=True,
     )
     text += tables.markdown(
         own["checks"],
