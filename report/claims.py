@@ -77,7 +77,7 @@ def slower(rows: pd.DataFrame, name: str = "rate", unit: str = "img/s") -> Verdi
 
 def on_emulated(verdict: Verdict) -> Verdict:
     """What emulated devices cannot say of real cores, which compete for memory."""
-    return verdict[0], f"{verdict[1]}, on emulated devices; real cores: not measured"
+    return verdict[0], f"Not measured on real cores; on emulated devices: {verdict[1].lower()}"
 
 
 def loading(rows: pd.DataFrame, shortest: float) -> Verdict:
@@ -93,7 +93,7 @@ def loading(rows: pd.DataFrame, shortest: float) -> Verdict:
     if beyond.max() < shortest:
         return text, f"Too small to measure (< {1000 * shortest:.0f} ms) beyond 2"
     falls = beyond.iloc[-1] < 0.75 * rows.loc[2, "loading"]
-    return text, "No: it falls" if falls else "Not refuted"
+    return text, "No: it falls, as each loads fewer images" if falls else "Not refuted"
 
 
 def super_linear(gpus: pd.DataFrame) -> Verdict:

@@ -150,7 +150,7 @@ def draw_machine(axes: plt.Axes, own: pd.DataFrame, settings: list[str]) -> None
     axes.set_xticks(range(len(links)), map(link_name, links))
     axes.set_xlim(-0.5, len(links) - 0.5)
     counts = " to ".join(map(str, sorted({own["runs"].min(), own["runs"].max()})))
-    words = f"{own['machine'].iloc[0]}: {own['alone'].iloc[0]:.2g} s without; {counts} runs"
+    words = f"{own['machine'].iloc[0]}; without: {own['alone'].iloc[0]:.2g} s; {counts} runs"
     axes.set_title(words, loc="left", fontsize=8)
 
 
@@ -159,7 +159,7 @@ def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
     own = table[table["num_devices"] == table["num_devices"].max()]
     machines = own["machine"].unique()
     figure, panels = plt.subplots(
-        1, len(machines), figsize=(6.4, 3.2), sharey=True, squeeze=False, layout="constrained"
+        1, len(machines), figsize=(6.4, 2.9), sharey=True, squeeze=False, layout="constrained"
     )
     settings = [name for name in COLOURS if name in set(own["setting"])]
     for axes, machine in zip(panels[0], machines, strict=True):

@@ -10,13 +10,11 @@ from tables import measure_all, median, over
 
 def session_row(own: pd.DataFrame, session: Path) -> dict:
     """One session: rate (img/s) of one core, what tuned malloc brings on it, and both speed-ups."""
-    most = own["num_devices"].max()
     one = own[own["num_devices"] == own["num_devices"].min()]
-    all_cores = own[own["num_devices"] == most]
+    all_cores = own[own["num_devices"] == own["num_devices"].max()]
     row = {
         "machine": results.machine_name(session),
         "date": results.read_environment(session).get("date", "")[:16].replace("T", " "),
-        "cores": most,
         "rounds": own["run_id"].nunique(),
     }
     default, tuned = (one[one["memory"] == memory] for memory in tables.MALLOCS)

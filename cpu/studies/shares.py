@@ -128,7 +128,7 @@ def draw_allowed(axes: plt.Axes, table: pd.DataFrame) -> None:
     counts, allowed = uneven["num_devices"].to_numpy(), uneven["allowed"].to_numpy()
     figures.draw_dashes(axes, counts, allowed, "#AAAAAA", 1)
     if len(uneven):  # why, of the last of them
-        words = "dashes: what an uneven split allows\n"
+        words = "grey: the most that an uneven split allows\n"
         words += f"(of {counts[-1]} the fullest has {-(-batch // counts[-1])} of {batch} images: "
         words += f"{allowed[-1]:.3g})"
         axes.text(0.99, 0.03, words, transform=axes.transAxes, ha="right", va="bottom", **look)
@@ -147,7 +147,7 @@ def draw_real(axes: plt.Axes, checks: pd.DataFrame) -> None:
 def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Figure:
     """Speed-up of a fixed batch over emulated devices, with the best that its split allows, and
     that of real cores."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.1), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
     draw_allowed(axes, table)
     look = {"color": figures.TUNED, "fmt": "o", "markerfacecolor": "white"}
     figures.intervals(axes, table, "speedup", **look)
@@ -165,7 +165,10 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
     axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=np.arange(1, end + 1))
     message = f"{end} emulated devices train {table['speedup'].iloc[-1]:.1f} times as fast as one"
     message += "; real cores may gain less"
-    share = f"an emulated device is {100 * checks['share'].iloc[0]:.0f} % of a core"
+    share = (
+        f"an emulated device is {100 * checks['share'].iloc[0]:.0f} % of a core; over that part of "
+    )
+    share += f"a real core {end} gain {checks['over_share'].iloc[0]:.1f}"
     many = f"batch {table['batch_size'].max()}; {share}; {figures.how_many(table)}"
     figures.headline(figure, message, many, note)
     return figure
@@ -203,8 +206,7 @@ def late_text(late: pd.DataFrame) -> str:
     """What stragglers do, as a table."""
     columns = {"part": "part of its share", "step_ratio": "step over that without"}
     columns |= {"longer": "it computes longer (s)", "waiting": "the others wait (s)"}
-    shown = late[late["part"] <= 0.8]
-    return tables.markdown(shown, "A straggler, one of 4 devices.", columns)
+    return tables.markdown(late, "A straggler, one of 4 devices.", columns)
 
 
 def study(runs: pd.DataFrame, folder: Path) -> tables.Study:

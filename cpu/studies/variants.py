@@ -110,7 +110,7 @@ def draw_steps(variants: pd.DataFrame, note: str) -> figures.plt.Figure:
     steps["+ channels last"] = "bf16 + channels last"
     steps["+ tuned malloc"] = "bf16 + channels last + memory kept"
     rows = variants.set_index("variant").loc[list(steps.values())].reset_index()
-    figure, axes = figures.plt.subplots(figsize=(6.4, 2.6), layout="constrained")
+    figure, axes = figures.plt.subplots(figsize=(6.4, 2.1), layout="constrained")
     places = np.arange(len(rows))
     # Intervals that overlap do not say that a step is faster than the one before it.
     is_faster = rows["rate_low"].to_numpy()[1:] > rows["rate_high"].to_numpy()[:-1]
@@ -135,8 +135,10 @@ def draw_steps(variants: pd.DataFrame, note: str) -> figures.plt.Figure:
     best = rows.iloc[2]
     cores = figures.count_text(best["num_devices"], "core")
     message = f"bf16 and channels last make {cores} {best['gain']:.2f} times as fast"
-    detail = f"each bar adds to the one above; ratios within rounds; batch {best['batch_size']}; "
-    detail += f"median and 95 % interval of {best['runs']} runs"
+    detail = (
+        "each bar adds to the one above; plain: fp32, default malloc, as many ranks; ratios within "
+        f"rounds; batch {best['batch_size']}; median and 95 % interval of {best['runs']} runs"
+    )
     figures.headline(figure, message, detail, note)
     return figure
 
