@@ -105,7 +105,7 @@ def test_claims_follow_the_data():
     assert claims.slower(bad)[1] == "No"
     assert claims.slower(rates({7: (8, 7.9, 8.1), 8: (7, 6.9, 7.1)}))[1] == "Yes"
     assert claims.slower(rates({7: (8, 7, 9), 8: (7.5, 6.9, 8.1)}))[1] == "Not decided"
-    assert claims.loading(good, shortest=0.0)[1] == "No: it falls"
+    assert claims.loading(good, shortest=0.0)[1] == "No: it falls, as each loads fewer images"
     assert claims.loading(good.assign(loading=0.1), shortest=0.0)[1] == "Not refuted"
     assert claims.loading(good, shortest=0.2)[1].startswith("Too small to measure (< 200 ms)")
     text = claims.loading(good, shortest=0.15)[0]
