@@ -86,12 +86,13 @@ def where_time_goes(table: pd.DataFrame) -> str:
     if main.empty or main["forward"].isna().all():
         return ""
     row = main.iloc[-1]
+    # Of their sum: they are means over runs, the step's time is a median.
+    shares = 100 * row[results.PARTS] / row[results.PARTS].sum()
     parts = []
-    for name in results.PARTS:
-        share = 100 * row[name] / row["step_time"]
+    for name, share in shares.items():
         if share >= 0.5:
             parts.append(f"{figures.NAMES.get(name, name)} {share:.0f} %")
-    cores = "1 core" if row["num_devices"] == 1 else f"{row['num_devices']} cores"
+    cores = figures.count_text(row["num_devices"], "core")
     return f"A step on {cores} ({tables.in_words(row['series'])}) is {', '.join(parts)}."
 
 
@@ -187,7 +188,8 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
     if len(main) > 1 and len(spread):
         words.append("whiskers: interval over rounds")
-    dashes = "ideal: a step on the fewest cores, shared out as the batch is split"
+    fewest = figures.count_text(counts[0], "core")
+    dashes = f"ideal: the step on {fewest}, over the speed-up that the split of the batch allows"
     message = figures.longer_message(main, "core", ideal)
     figures.headline(figure, message, ", ".join(words), dashes, session.title)
     return figure

@@ -179,11 +179,11 @@ def repeat_rows() -> list[list[object]]:
     cells = [interval_text(gain, "gain")]
     for memory in ("kept", "glibc"):
         cells.append(interval_text(main.loc[f"batch 32, memory {memory}"], "speedup"))
-    date = results.read_environment(CPU / "cpu_run")["date"][:10]
+    date = results.read_environment(CPU / "cpu_run")["date"][:16].replace("T", " ")
     rows = [["A", date, main.loc["batch 32, memory kept", "rounds"], *cells]]
     for _, row in read_table("repeat/sessions").iterrows():
         cells = [interval_text(row, name) for name in ("gain", "speedup_kept", "speedup_glibc")]
-        rows.append([MACHINES[row["machine"]], row["date"][:10], row["rounds"], *cells])
+        rows.append([MACHINES[row["machine"]], row["date"], row["rounds"], *cells])
     return rows
 
 

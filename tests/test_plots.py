@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -476,6 +477,16 @@ def session_of(plots, figures, folder):
     rows, skipped, _ = plots.results.read_results(folder)
     runs = plots.results.run_table(rows)
     return figures.Session(folder, rows, runs, plots.results.configuration_table(runs), skipped)
+
+
+def test_the_parts_that_a_sweep_ends_with_add_up(tmp_path):
+    """Also where the mean of the runs is longer than their median."""
+    plots, figures = load(PLOTS["cpu"]), load("common/figures.py")
+    for run in range(1, 7):
+        write_run(tmp_path, 1, run, 4.0 if run < 5 else 12.0)
+    sentence = plots.where_time_goes(session_of(plots, figures, tmp_path).table)
+    shares = re.findall(r"(\d+) %", sentence)
+    assert len(shares) > 1 and 99 <= sum(map(int, shares)) <= 101, sentence
 
 
 def test_one_or_two_device_counts_are_bars_and_more_have_an_ideal_line(tmp_path):

@@ -156,16 +156,12 @@ def label_points(
     has_room = top["faults"] < middle  # at its right
     look = {"color": colour, "textcoords": "offset points", "va": "center"}
     place, side = ((20, -9), "left") if has_room else ((-12, 8), "right")
-    number = (5, -9)
-    if "huge pages" in name:  # not on the line: a fault there is of another kind
-        name += "\n(2 MiB per fault: not in the fit)"
-        place, number = (10, 20), (8, 0)
     axes.annotate(
         name, (top["faults"], top["ms"]), place, ha=side, fontweight="bold", fontsize=9, **look
     )
     for _, point in points.iterrows():
         where = (point["faults"], point["ms"])
-        axes.annotate(f"{point['batch_size']:.0f}", where, number, fontsize=8, **look)
+        axes.annotate(f"{point['batch_size']:.0f}", where, (5, -9), fontsize=8, **look)
 
 
 def draw_line(axes: plt.Axes, price: dict, most: float) -> None:
@@ -179,8 +175,8 @@ def draw_line(axes: plt.Axes, price: dict, most: float) -> None:
 
 
 def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
-    """Time against page faults, per image on one core: a point for each batch and malloc."""
-    one = runs[runs["num_devices"] == 1]
+    """Time against faults of 4 KiB pages, per image on one core, for each batch and malloc."""
+    one = runs[(runs["num_devices"] == 1) & ~runs["memory"].str.contains("THP")]
     one = one.assign(faults=one["minor_faults"] / one["batch_size"] / 1000)
     one = one.assign(ms=1000 * one["step_time"] / one["batch_size"])
     figure, axes = plt.subplots(figsize=(6.4, 3.1), layout="constrained")
@@ -190,11 +186,11 @@ def page_faults(runs: pd.DataFrame, price: dict, note: str) -> plt.Figure:
         name = name_of(memory)
         colour = COLOURS.get(memory, figures.COLOURS[1 + number % 5])
         points = interval_table(own, "batch_size", faults=median("faults"), ms=median("ms"))
-        if own["faults"].max() < 0.05 * most and "THP" not in memory:
+        if own["faults"].max() < 0.05 * most:
             few[name] = points["ms"].iloc[-1]
             colour = figures.TUNED
         else:
-            is_seen = (points["faults"] > 0.05 * most) | ("THP" in memory)
+            is_seen = points["faults"] > 0.05 * most
             label_points(axes, points[is_seen], name, colour, most / 2)
         figures.intervals(axes, points, "ms", "faults", fmt="o", color=colour)
     times = [f"{name} {few[name]:.0f}" for name in sorted(few, key=few.get)]
