@@ -169,8 +169,7 @@ def draw_cost(table: pd.DataFrame, note: str) -> plt.Figure:
     for number, setting in enumerate(settings):
         look = {"color": COLOURS[setting], "ha": "right", "fontweight": "bold", "fontsize": 9}
         look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-        first = panels[0][0]  # at its right bars are low
-        first.text(0.98, 0.9 - 0.08 * number, setting, transform=first.transAxes, **look)
+        axes.text(0.98, 0.9 - 0.08 * number, setting, transform=axes.transAxes, **look)
     panels[0][0].set_ylabel("a step, times as long as\nwithout communication")
     axes.set_ylim(0, 1.15 * float(own["ratio_high"].max()))
     hosts = f"{own['num_devices'].iloc[0]} hosts, 4 images each; cores and links equally slowed"

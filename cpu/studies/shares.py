@@ -131,7 +131,7 @@ def draw_allowed(axes: plt.Axes, table: pd.DataFrame) -> None:
         words = "grey: the most that an uneven split allows\n"
         words += f"(of {counts[-1]} the fullest has {-(-batch // counts[-1])} of {batch} images: "
         words += f"{allowed[-1]:.3g})"
-        axes.text(0.99, 0.03, words, transform=axes.transAxes, ha="right", va="bottom", **look)
+        axes.text(0.02, 0.95, words, transform=axes.transAxes, va="top", **look)
 
 
 def draw_real(axes: plt.Axes, checks: pd.DataFrame) -> None:
