@@ -186,12 +186,14 @@ def time_components_bar(session: figures.Session, table: pd.DataFrame) -> plt.Fi
     spread = figures.longer_intervals(runs, ideal)
     figures.parts_over_devices(figure, main, "CPU cores", ideal, spread)
     words = [tables.in_words(main["series"].iloc[0]), "means over ranks, steps and runs"]
-    if len(main) > 1 and len(spread):
-        words.append("whiskers: interval over rounds")
-    fewest = figures.count_text(counts[0], "core")
-    dashes = f"ideal: the step on {fewest}, over the speed-up that the split of the batch allows"
+    notes = [session.title]
+    if len(main) > 1:
+        fewest = figures.count_text(counts[0], "core")
+        notes.insert(0, f"ideal: the step on {fewest}, over the speed-up that the split allows")
+        if len(spread):
+            words.append("whiskers: interval over rounds")
     message = figures.longer_message(main, "core", ideal)
-    figures.headline(figure, message, ", ".join(words), dashes, session.title)
+    figures.headline(figure, message, ", ".join(words), *notes)
     return figure
 
 

@@ -165,10 +165,8 @@ def draw_speedup(table: pd.DataFrame, checks: pd.DataFrame, note: str) -> plt.Fi
     axes.set(xlim=(0.4, end + 0.8), ylim=(0, end + 0.4), xticks=np.arange(1, end + 1))
     message = f"{end} emulated devices train {table['speedup'].iloc[-1]:.1f} times as fast as one"
     message += "; real cores may gain less"
-    share = (
-        f"an emulated device is {100 * checks['share'].iloc[0]:.0f} % of a core; over that part of "
-    )
-    share += f"a real core {end} gain {checks['over_share'].iloc[0]:.1f}"
+    share = f"a device is {100 * checks['share'].iloc[0]:.0f} % of a core "
+    share += f"({end} gain {checks['over_share'].iloc[0]:.1f} over that of a real one)"
     many = f"batch {table['batch_size'].max()}; {share}; {figures.how_many(table)}"
     figures.headline(figure, message, many, note)
     return figure
